@@ -1,0 +1,317 @@
+"""Checkpoints: our files, the authors' files and how their names become ours, choosing a file.
+
+    python checkpoint.py SOURCE TARGET
+
+writes the part of a checkpoint that test needs (genA2B alone, half precision) to a small file.
+"""
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from networks import build_networks
+from settings import (ARCHITECTURE_FIELDS, DEFAULTS, DISCRIMINATORS, GENERATORS, NETWORKS, PROJECT,
+                      Architecture, Settings)
+from utils import UserError
+
+FORMAT = 'label-transfer 1'
+MODEL_FOLDER = PROJECT / 'model'
+
+
+@dataclass
+class Checkpoint:
+    """What a file holds, under our names, on the CPU."""
+
+    path: Path
+    networks: dict  # network name -> state dict; at least genA2B
+    settings: dict  # fields of Settings, at least those of the architecture
+    iteration: int = 0
+    best_ja: float | None = None  # best JA on val until then, percent
+    optimizers: dict = field(default_factory=dict)  # generators, discriminators -> state dict
+    random_state: dict = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------- the authors' names as ours
+
+
+def _decoder(theirs, ours):
+    return {f'{theirs}.2': f'{ours}.to_half.conv', f'{theirs}.3': f'{ours}.to_half.norm',
+            f'{theirs}.7': f'{ours}.to_full.conv', f'{theirs}.8': f'{ours}.to_full.norm',
+            f'{theirs}.11': f'{ours}.output'}
+
+
+def _residual_block(theirs, ours, layers=('conv1', 'norm1', 'conv2', 'norm2')):
+    return {f'{theirs}.{their_layer}': f'{ours}.{our_layer}'
+            for their_layer, our_layer in zip(layers, ('conv1', 'norm1', 'conv2', 'norm2'))}
+
+
+# 'conv_block.1' and '.5' are the convolutions; the norms between them have no parameters
+_PLAIN = ('conv_block.1', 'conv_block.2', 'conv_block.5', 'conv_block.6')
+
+_ATTENTION = {'gap_fc': 'class_attention.average_logit', 'gmp_fc': 'class_attention.maximum_logit',
+              'conv1x1': 'class_attention.merge'}
+
+
+def authors_layers(network: str, generation: str, n_res: int, n_dis: int) -> dict[str, str]:
+    """The translation table: the authors' name of each layer with parameters -> ours."""
+    if network in DISCRIMINATORS:
+        convolutions = n_dis if network.startswith('disG') else n_dis - 2
+        return {**{f'model.{3 * i + 1}': f'features.{2 * i}' for i in range(convolutions)},
+                **_ATTENTION, 'conv': 'output'}
+
+    table = {'DownBlock.1': 'encoder.stem.conv', 'DownBlock.5': 'encoder.to_half.conv',
+             'DownBlock.9': 'encoder.to_quarter.conv', **_ATTENTION,
+             'FC.0': 'scale_shift.hidden.0', 'FC.2': 'scale_shift.hidden.2'}
+    for i in range(n_res):
+        table |= _residual_block(f'DownBlock.{12 + i}', f'encoder.residual.{i}', _PLAIN)
+        table |= _residual_block(f'UpBlock1_{i + 1}', f'translation_blocks.{i}')
+    if generation == 'first':
+        table |= {'gamma': 'scale_shift.gamma', 'beta': 'scale_shift.beta'}
+        for i in range(2):
+            table |= _residual_block(f'UpBlock5.{i}', f'attention_residual.{i}', _PLAIN)
+        table |= _decoder('UpBlock2', 'content_decoder')
+        table |= _decoder('UpBlock3', 'mask_decoder')
+        table |= _decoder('UpBlock4', 'recon_decoder')
+    else:
+        table |= {'gamma1': 'scale_shift.gamma', 'beta1': 'scale_shift.beta',
+                  'Split_layer.0': 'split.0.conv', 'Split_layer.1': 'split.0.norm',
+                  'Split_layer.3': 'split.1.conv', 'Split_layer.4': 'split.1.norm',
+                  'conv2x1.1': 'mask_output'}
+        for i in range(n_res):
+            table |= _residual_block(f'recon_middle_{i + 1}', f'recon_blocks.{i}')
+        table |= _decoder('Decode_image', 'fake_decoder')
+        table |= _decoder('Decode_recon', 'recon_decoder')
+    return table
+
+
+# spectral norm keeps its three tensors under other names in today's torch
+_SPECTRAL = {'weight_orig': 'parametrizations.weight.original',
+             'weight_u': 'parametrizations.weight.0._u',
+             'weight_v': 'parametrizations.weight.0._v'}
+
+# in the second generation's files, but without part in any result
+_WITHOUT_PART = re.compile(r'(gamma2|beta2|Mask_Layer(_UP|_DOWN)?_\d+)\.')
+
+
+def _translate(path: Path, states: dict, architecture: Architecture) -> dict:
+    translated, unknown = {}, []
+    for network, state in states.items():
+        layers = authors_layers(network, architecture.generation, architecture.n_res,
+                                architecture.n_dis)
+        ours = translated[network] = {}
+        for key, tensor in state.items():
+            layer, _, parameter = key.rpartition('.')
+            if layer in layers:
+                ours[f'{layers[layer]}.{_SPECTRAL.get(parameter, parameter)}'] = tensor
+            elif architecture.generation == 'first' or not _WITHOUT_PART.match(key):
+                unknown.append(f'{network}.{key}')
+    if unknown:
+        raise UserError(f'{path}: unknown keys {", ".join(unknown)}; this is neither a first nor '
+                        'a second generation checkpoint of the method')
+    return translated
+
+
+def _read_off_architecture(path: Path, states: dict) -> Architecture:
+    """Architecture of an authors' file, from the names and shapes of its tensors."""
+    generator = states['genA2B']
+    try:
+        generation = 'second' if 'Split_layer.0.weight' in generator else 'first'
+        ch, inputs = generator['DownBlock.1.weight'].shape[:2]
+        hidden = generator['FC.0.weight'].shape[1]
+    except (KeyError, ValueError, IndexError):
+        raise UserError(f'{path}: genA2B is not a generator of this method (no DownBlock.1.weight '
+                        'or FC.0.weight of the right form)') from None
+    n_res = sum(bool(re.fullmatch(r'UpBlock1_\d+\.conv1\.weight', key)) for key in generator)
+    light = hidden == 4 * ch
+    img_size = DEFAULTS['img_size'][0]
+    if not light:  # the first linear sees 4·ch × img_size/4 × img_size/4 values
+        img_size = 4 * round((hidden / (4 * ch)) ** 0.5)
+    n_dis = DEFAULTS['n_dis'][0]
+    for name, less in (('disGA', 0), ('disGB', 0), ('disLA', 2), ('disLB', 2)):
+        if name in states:
+            n_dis = less + sum(bool(re.fullmatch(r'model\.\d+\.weight_orig', key))
+                               for key in states[name])
+            break
+    return Architecture(generation, int(ch), n_res, light, n_dis, img_size,
+                        int(inputs) // (2 if generation == 'first' else 1))
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def read(path: Path) -> Checkpoint:
+    """Read our file or an authors' one; never runs code from it (weights_only).
+
+    Raises UserError, one line, for anything that is not a whole checkpoint of either kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'{path}: no such checkpoint file')
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read: {error.strerror or error}') from error
+    except Exception as error:  # torch raises many kinds for a broken file; all mean the same
+        if 'Unsupported' in str(error) or 'GLOBAL' in str(error):
+            raise UserError(f'{path}: refused: it holds more than tensors and plain values, '
+                            'and loading it could run code') from None
+        raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
+
+    states = {name: content[name] for name in NETWORKS if name in content} \
+        if isinstance(content, dict) else {}
+    for name, state in states.items():
+        if not isinstance(state, dict) or not all(
+                isinstance(key, str) and isinstance(value, torch.Tensor)
+                for key, value in state.items()):
+            raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
+    if 'genA2B' not in states:
+        raise UserError(f'{path}: holds no network genA2B; not a checkpoint of this method')
+
+    if content.get('format') == FORMAT:
+        checkpoint = Checkpoint(path, states, _checked_settings(path, content.get('settings')),
+                                content.get('iteration', 0), content.get('best_ja'),
+                                content.get('optimizers', {}), content.get('random_state', {}))
+    else:
+        architecture = _read_off_architecture(path, states)
+        digits = re.search(r'_params_(\d+)$', path.stem)
+        checkpoint = Checkpoint(path, _translate(path, states, architecture),
+                                {name: getattr(architecture, name)
+                                 for name in ARCHITECTURE_FIELDS},
+                                int(digits[1]) if digits else 0)
+        if architecture.light:  # then the size is not in the file, and the preset's holds
+            del checkpoint.settings['img_size']
+        if not set(DISCRIMINATORS) & set(states):
+            del checkpoint.settings['n_dis']
+    return checkpoint
+
+
+def _checked_settings(path: Path, saved) -> dict:
+    """The saved fields of Settings, each of the type it has to be."""
+    kinds = {'str': (str,), 'int': (int, list, tuple), 'float': (float, int), 'bool': (bool,)}
+    types = {name: kinds[kind if isinstance(kind, str) else kind.__name__]
+             for base in (Architecture, Settings) for name, kind in base.__annotations__.items()}
+    if not isinstance(saved, dict) or not set(ARCHITECTURE_FIELDS) <= set(saved) or not all(
+            isinstance(value, types[name]) for name, value in saved.items() if name in types):
+        raise UserError(f'{path}: its settings are missing or damaged')
+    return {name: value for name, value in saved.items() if name in types}
+
+
+def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint,
+                  architecture: Architecture) -> None:
+    """Copy the file's tensors into the networks of the same names.
+
+    Names and shapes are compared first, on networks without storage; raises UserError.
+    """
+    with torch.device('meta'):
+        expected = build_networks(architecture, list(checkpoint.networks))
+    for name, state in checkpoint.networks.items():
+        shapes = {key: tuple(tensor.shape) for key, tensor in expected[name].state_dict().items()}
+        given = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        wrong = [f'{key} is {given.get(key, "missing")} instead of {shapes.get(key, "absent")}'
+                 for key in sorted(shapes.keys() | given.keys())
+                 if shapes.get(key) != given.get(key)]
+        if wrong:
+            more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
+            raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
+    for name, network in networks.items():
+        if name in checkpoint.networks:
+            network.load_state_dict(checkpoint.networks[name])
+
+
+# -------------------------------------------------------------------------------------- writing
+
+
+def write_atomically(content: dict, path: Path) -> None:
+    """torch.save so that `path` holds either its old content or all of the new."""
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_name(dataset: str, iteration: int) -> str:
+    return f'{dataset}_params_{iteration:07d}.pt'
+
+
+def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteration: int,
+         best_ja: float | None, optimizers: dict) -> None:
+    """Write everything a run needs to go on."""
+    random_state = {'torch': torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random_state['cuda'] = torch.cuda.get_rng_state_all()
+    write_atomically({
+        'format': FORMAT,
+        **{name: network.state_dict() for name, network in networks.items()},
+        'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        'iteration': iteration, 'best_ja': best_ja, 'settings': settings.of_the_run(),
+        'random_state': random_state}, path)
+
+
+def mark_best(path: Path) -> None:
+    """Let best.pt beside `path` be the same file: a link where the disk can, else a copy."""
+    temporary = path.with_name('.best.pt.tmp')
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        temporary.write_bytes(path.read_bytes())
+    os.replace(temporary, path.with_name('best.pt'))
+
+
+def prune(folder: Path, dataset: str, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints; best.pt stays."""
+    for path in numbered(folder, dataset)[:-keep]:
+        path.unlink()
+
+
+def write_test_part(source: Path, target: Path) -> None:
+    """genA2B alone in half precision: all that masks of disease pictures need."""
+    checkpoint = read(source)
+    defaults = {name: DEFAULTS[name][0] for name in ('img_size', 'n_dis')}
+    write_atomically({
+        'format': FORMAT, 'iteration': checkpoint.iteration, 'best_ja': checkpoint.best_ja,
+        'settings': defaults | checkpoint.settings,
+        'genA2B': {key: tensor.half() for key, tensor in checkpoint.networks['genA2B'].items()},
+    }, target)
+
+
+# ------------------------------------------------------------------------------- choosing a file
+
+
+def numbered(folder: Path, dataset: str) -> list[Path]:
+    """`<dataset>_params_<digits>.pt` in a folder, oldest iteration first."""
+    pattern = re.compile(re.escape(dataset) + r'_params_(\d+)\.pt')
+    found = [(int(match[1]), path) for path in folder.glob('*.pt')
+             if (match := pattern.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
+    """best.pt of the run, else its newest checkpoint, else the newest of model/."""
+    run_folder = result_folder / f'model{stage}'
+    if (run_folder / 'best.pt').is_file():
+        return run_folder / 'best.pt'
+    for folder in (run_folder, MODEL_FOLDER):
+        if found := numbered(folder, dataset):
+            return found[-1]
+    raise UserError(f'no checkpoint for {dataset}: looked for {run_folder}/best.pt, '
+                    f'{run_folder}/{dataset}_params_*.pt and {MODEL_FOLDER}/{dataset}_params_*.pt; '
+                    'train first, or name a file with --checkpoint')
+
+
+if __name__ == '__main__':
+    if len(sys.argv) != 3:
+        sys.exit('usage: python checkpoint.py SOURCE TARGET')
+    try:
+        write_test_part(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (UserError, OSError) as problem:
+        print(f'error: {problem}', file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,248 @@
+"""Folders of pictures to samples: layouts, reading, unpaired sampling, augmentation, loaders."""
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as transforms
+from tqdm import tqdm
+
+from utils import UserError, to_unit_range
+
+PICTURE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif'}
+LABEL_ENDING = '_segmentation'
+LAYOUT = ('expected layout: trainA/ (disease) and trainB/ (normal) to train, testA/ to test; '
+          'optional testB/, val/images/, and labels <image stem>_segmentation.png in test/labels/ '
+          'and val/labels/ (testA/images/ with testA/labels/ is read too)')
+
+
+# ------------------------------------------------------------------------------------- folders
+
+
+@dataclass(frozen=True)
+class Case:
+    """One disease picture to segment, with its label where there is one."""
+
+    name: str  # the file's stem
+    picture: Path
+    label: Optional[Path] = None
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures directly in `folder` (or in its `images`), by name; raises UserError.
+
+    Hidden files, folders and files without a picture's ending are passed over.
+    """
+    folder = folder / 'images' if (folder / 'images').is_dir() else folder
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such folder; {LAYOUT}')
+    try:
+        paths = sorted(path for path in folder.iterdir()
+                       if path.suffix.lower() in PICTURE_SUFFIXES
+                       and not path.name.startswith('.') and not path.is_dir())
+    except OSError as error:
+        raise UserError(f'{folder}: cannot be listed: {error.strerror}') from error
+    if not paths:
+        raise UserError(f'{folder}: holds no pictures ({", ".join(sorted(PICTURE_SUFFIXES))}); '
+                        f'{LAYOUT}')
+    twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
+    if twice:
+        raise UserError(f'{folder}: several pictures are named {twice[0]}; results are written by '
+                        'that name, so rename one')
+    return paths
+
+
+def training_pictures(data_folder: Path) -> dict[str, list[Path]]:
+    """Disease pictures under 'A' and normal ones under 'B'."""
+    return {domain: list_pictures(data_folder / f'train{domain}') for domain in 'AB'}
+
+
+def find_cases(data_folder: Path, split: str) -> list[Case]:
+    """The disease pictures of `test` or `val` with their labels, by name; raises UserError.
+
+    Labels are optional, but one without its picture or of another size is an error.
+    """
+    if split == 'test':
+        picture_folder = data_folder / 'testA'
+        label_folders = [data_folder / 'test' / 'labels', picture_folder / 'labels']
+    else:
+        picture_folder = data_folder / 'val'
+        label_folders = [picture_folder / 'labels']
+    pictures = list_pictures(picture_folder)
+    labels = {}
+    for folder in label_folders:
+        if folder.is_dir():
+            labels = {path.stem: path for path in list_pictures(folder)}
+            break
+    expected = {path.stem + LABEL_ENDING for path in pictures}
+    for stem, path in labels.items():
+        if stem not in expected:
+            raise UserError(f'{path}: label without a picture: {picture_folder} has no '
+                            f'{stem.removesuffix(LABEL_ENDING)}; labels are named '
+                            f'<image stem>{LABEL_ENDING}.png')
+    return [Case(path.stem, path, labels.get(path.stem + LABEL_ENDING)) for path in pictures]
+
+
+def validation_cases(data_folder: Path) -> list[Case]:
+    """The val pictures that have a label; none where there is no val folder."""
+    if not (data_folder / 'val').is_dir():
+        return []
+    return [case for case in find_cases(data_folder, 'val') if case.label]
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def read_picture(path: Path, channels: int = 3) -> Image.Image:
+    """An 8-bit picture with 3 (RGB) or 1 (grey) channels; raises UserError with the file's name.
+
+    Transparent parts are laid on black. Pictures of more than 8 bits a channel, and floating
+    point ones, are scaled by their own range. The pixels stay as they are stored (a rotation
+    noted in a camera file is not applied), so that masks lie on the stored pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(('I', 'F')):
+                values = np.nan_to_num(np.asarray(image, np.float32))
+                image = Image.fromarray(np.rint(to_unit_range(values) * 255).astype(np.uint8))
+            elif 'A' in image.getbands() or 'transparency' in image.info:
+                image = image.convert('RGBA')
+                image = Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image)
+            return image.convert('RGB' if channels == 3 else 'L')
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f'{path}: cannot be read as a picture ({error}); mend or remove it') \
+            from error
+
+
+def read_label(path: Path) -> np.ndarray:
+    """A label as a boolean mask H×W: above one half is lesion.
+
+    One half of full scale, 255; of 1 for labels that hold only 0 and 1.
+    """
+    values = np.asarray(read_picture(path, channels=1))
+    return values > (0.5 if values.max() <= 1 else 127.5)
+
+
+def check_pictures(paths: list[Path]) -> None:
+    """Decode every picture once; raises UserError naming the first broken one and how many."""
+
+    def problem(path):
+        try:
+            read_picture(path)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        problems = [text for text in tqdm(pool.map(problem, paths), 'checking pictures',
+                                          len(paths), unit=' pictures', leave=False, delay=2) if text]
+    if problems:
+        more = f' (and {len(problems) - 1} more like it)' if len(problems) > 1 else ''
+        raise UserError(problems[0] + more)
+
+
+def check_cases(cases: list[Case]) -> None:
+    """Every picture and label can be read, and each label is as large as its picture."""
+    check_pictures([path for case in cases for path in (case.picture, case.label) if path])
+    for case in cases:
+        if case.label:
+            with Image.open(case.picture) as picture, Image.open(case.label) as label:
+                if picture.size != label.size:
+                    width, height = picture.size
+                    raise UserError(f'{case.label}: is {label.size[0]}×{label.size[1]} px, but '
+                                    f'{case.picture.name} is {width}×{height} px')
+
+
+# ------------------------------------------------------------------------------------- samples
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """channels×H×W float32 in [-1, 1]."""
+    return transforms.pil_to_tensor(image).float() / 127.5 - 1
+
+
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bicubic, to (height, width)."""
+    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+
+
+def augment(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """The second generation's augmentation: flips, a crop of size out of size + 50, contrast.
+
+    Both flips with probability ½, contrast times a number in [0.9, 1.1].
+    """
+    image = resize(image, (size[0] + 50, size[1] + 50))
+    if rng.random() < 0.5:
+        image = transforms.hflip(image)
+    if rng.random() < 0.5:
+        image = transforms.vflip(image)
+    top, left = rng.integers(0, 51, 2)
+    image = transforms.crop(image, int(top), int(left), *size)
+    return transforms.adjust_contrast(image, rng.uniform(0.9, 1.1))
+
+
+class UnpairedPictures(Dataset):
+    """Endless unpaired samples {'A': …, 'B': …}, img_ch×H×W each; a sample is a function of
+    (seed, position) alone, so any number of workers and a resumed run see the same ones.
+
+    Each domain goes through all its pictures in an order of its own, drawn anew every round.
+    """
+
+    def __init__(self, pictures: dict[str, list[Path]], settings):
+        self.pictures = pictures
+        self.settings = settings
+        self._orders = {}
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        return {domain: self._sample(domain, position) for domain in self.pictures}
+
+    def _sample(self, domain, position):
+        settings = self.settings
+        image = read_picture(self._path(domain, position), settings.img_ch)
+        if settings.augment:
+            rng = np.random.default_rng((settings.seed, ord(domain), position, 1))
+            image = augment(image, settings.size, rng)
+        else:
+            image = resize(image, settings.size)
+        return to_tensor(image)
+
+    def _path(self, domain, position):
+        paths = self.pictures[domain]
+        round_, place = divmod(position, len(paths))
+        if self._orders.get(domain, (None,))[0] != round_:
+            rng = np.random.default_rng((self.settings.seed, ord(domain), round_, 0))
+            self._orders[domain] = round_, rng.permutation(len(paths))
+        return paths[self._orders[domain][1][place]]
+
+
+def training_batches(pictures: dict[str, list[Path]], settings, start: int) -> DataLoader:
+    """Batches of iterations start+1 … settings.iteration."""
+    batch = settings.batch_size
+    positions = range(start * batch, settings.iteration * batch)
+    return DataLoader(UnpairedPictures(pictures, settings), batch, sampler=positions,
+                      num_workers=settings.num_workers,
+                      pin_memory=torch.cuda.is_available())
+
+
+class SinglePictures(Dataset):
+    """Pictures in order, as img_ch×H×W tensors at the network's size."""
+
+    def __init__(self, paths: list[Path], settings):
+        self.paths = paths
+        self.settings = settings
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = read_picture(self.paths[index], self.settings.img_ch)
+        return to_tensor(resize(image, self.settings.size))
+
+
+def picture_batches(paths: list[Path], settings, batch_size: int) -> DataLoader:
+    return DataLoader(SinglePictures(paths, settings), batch_size,
+                      num_workers=min(settings.num_workers, len(paths) // batch_size))

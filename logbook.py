@@ -1,0 +1,92 @@
+"""What a training run writes beside its checkpoints: losses.csv, TensorBoard, sheets, val.csv."""
+import csv
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import pictures
+from metrics import FIGURES
+from utils import make_folder
+
+
+def set_earlier_run_aside(result_folder: Path, stage: int) -> Path | None:
+    """Move what an earlier run left in model, img and log to `earlier_<time>`; None if nothing.
+
+    A new run never overwrites an old one.
+    """
+    old = [folder for kind in ('model', 'img', 'log')
+           if (folder := result_folder / f'{kind}{stage}').is_dir() and any(folder.iterdir())]
+    if not old:
+        return None
+    aside = result_folder / f'earlier_{datetime.now():%Y%m%d_%H%M%S}'
+    make_folder(aside)
+    for folder in old:
+        folder.rename(aside / folder.name)
+    return aside
+
+
+class CsvLog:
+    """A table on disk that grows by rows; the first column is the iteration."""
+
+    def __init__(self, path: Path, columns: list[str], start: int):
+        """Opens `path`, keeping only what it holds up to iteration `start`."""
+        kept = []
+        if start and path.is_file():
+            with open(path, newline='') as file:
+                kept = [row for row in csv.reader(file)
+                        if row and row[0].isdigit() and int(row[0]) <= start]
+        self.file = open(path, 'w', newline='')
+        self.writer = csv.writer(self.file)
+        self.writer.writerows([['iteration', *columns], *kept])
+
+    def write(self, iteration: int, values: dict[str, float]) -> None:
+        self.writer.writerow([iteration, *(f'{value:.6g}' for value in values.values())])
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TrainingLog:
+    """The logs of one run of one stage, from iteration `start` on."""
+
+    def __init__(self, result_folder: Path, stage: int, start: int, loss_names: list[str]):
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import, used only here
+
+        folder = make_folder(result_folder / f'log{stage}')
+        self.sheet_folder = make_folder(result_folder / f'img{stage}')
+        self.losses = CsvLog(folder / 'losses.csv', loss_names, start)
+        self.val = CsvLog(folder / 'val.csv', list(FIGURES), start)
+        self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+    def add_losses(self, iteration: int, losses: dict[str, float]) -> None:
+        self.losses.write(iteration, losses)
+        for name, value in losses.items():
+            self.board.add_scalar(f'loss/{name}', value, iteration)
+
+    def add_val(self, iteration: int, figures: dict[str, float]) -> None:
+        self.val.write(iteration, figures)
+        for name, value in figures.items():
+            self.board.add_scalar(f'val/{name}', value, iteration)
+        self.flush()
+
+    def add_sheet(self, iteration: int, rows: dict[str, list[np.ndarray]]) -> None:
+        """`A2B_<7 digits>.png`: the rows under each other."""
+        sheet = pictures.sheet(rows)
+        Image.fromarray(sheet).save(self.sheet_folder / f'A2B_{iteration:07d}.png')
+        self.board.add_image('A2B', sheet, iteration, dataformats='HWC')
+        self.flush()
+
+    def flush(self) -> None:
+        self.losses.flush()
+        self.val.flush()
+        self.board.flush()
+
+    def close(self) -> None:
+        self.losses.close()
+        self.val.close()
+        self.board.close()

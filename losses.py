@@ -1,0 +1,37 @@
+"""The losses, as pure functions on tensors: one formula each.
+
+Notation: A disease, B normal; x a real picture, G its generator, D a discriminator.
+Weights are applied by the caller. Source: the published code (least-squares adversarial loss:
+Mao et al. 2017; cycle: Zhu et al. 2017; class attention: Kim et al. 2020, U-GAT-IT).
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def adversarial(judgement, real: bool) -> Tensor:
+    """mean((D(x) − t)²) over the patches + the same over cam_logit, with t = 1 real, 0 made.
+
+    Used by both sides: the discriminator with the truth, the generator with real=True.
+    """
+    return sum(F.mse_loss(logit.float(), torch.full_like(logit, float(real)).float())
+               for logit in (judgement.logit, judgement.cam_logit))
+
+
+def picture_distance(made: Tensor, wanted: Tensor) -> Tensor:
+    """mean|made − wanted|, B×C×H×W each.
+
+    Cycle: wanted x, made G_back(G(x)). Identity: wanted x of the target domain, made G(x).
+    Reconstruction: wanted x, made the reconstruction of x.
+    """
+    return F.l1_loss(made.float(), wanted)
+
+
+def class_attention(cam_logit: Tensor, source_domain: bool) -> Tensor:
+    """Binary cross entropy of a generator's cam_logit B×2.
+
+    A generator's attention has to say 1 of pictures from the domain it translates from
+    (there is something to change) and 0 of pictures that already are in its target domain.
+    """
+    logit = cam_logit.float()
+    return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, float(source_domain)))

@@ -1,0 +1,181 @@
+"""Label transfer: lesion masks from disease / normal image labels. The command line.
+
+    python main.py --dataset ISIC --phase train
+    python main.py --dataset ISIC --phase test
+"""
+import argparse
+import sys
+
+import settings as presets
+from utils import UserError
+
+
+def boolean(text: str) -> bool:
+    values = {'true': True, 'false': False, '1': True, '0': False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither True nor False')
+    return values[text.lower()]
+
+
+# Flags by purpose: name, type (or choices), help. The default is added to each help text.
+FLAGS = {
+    'what to do': [
+        ('phase', ('train', 'test'), 'train networks, or make masks and figures with them'),
+        ('stage', (1,), '1: label transfer between disease and normal pictures'),
+        ('dataset', str, 'name of the data set, a folder in --data_root; "phantom" is built in '
+                         'and made on first use'),
+        ('data_root', str, 'folder that holds the data sets'),
+        ('result_dir', str, 'folder for checkpoints, masks and figures'),
+        ('checkpoint', str, "a checkpoint file of ours or of the authors: what to test, or the "
+                            "networks to start training from (test's own choice: best.pt of the "
+                            'run, else its newest, else the newest of model/)'),
+        ('resume', boolean, 'train: go on from the newest checkpoint of the run'),
+    ],
+    'networks': [
+        ('generation', ('first', 'second'), 'which published network'),
+        ('light', boolean, 'small head for γ and β; False fixes the picture size'),
+        ('ch', int, 'channels of the first convolution'),
+        ('n_res', int, 'residual blocks'),
+        ('n_dis', int, 'discriminator depth: n_dis+1 layers global, n_dis-1 local'),
+        ('img_size', int, 'height and width of pictures in the network, px, a multiple of 4'),
+        ('img_ch', int, 'channels of a picture: 3 colour, 1 grey'),
+    ],
+    'training': [
+        ('iteration', int, 'iterations in all'),
+        ('batch_size', int, 'pictures of each domain in an iteration; in test, pictures at a time'),
+        ('lr', float, 'learning rate of Adam'),
+        ('weight_decay', float, 'weight decay of Adam'),
+        ('decay_flag', boolean, 'let the learning rate fall linearly to 0 over the second half'),
+        ('augment', boolean, 'flips, random crops and contrast jitter'),
+        ('seed', int, 'seed of initial weights, sampling and augmentation'),
+    ],
+    'weights of the losses': [
+        ('adv_weight', float, 'adversarial, in the generators'),
+        ('dis_weight', float, "the discriminators' own loss"),
+        ('cycle_weight', float, 'A to B to A is A again'),
+        ('identity_weight', float, 'a picture of the target domain stays as it is'),
+        ('cam_weight', float, 'class attention'),
+        ('recon_weight', float, 'reconstruction'),
+    ],
+    'output': [
+        ('print_freq', int, 'iterations between two sheets of sample pictures'),
+        ('save_freq', int, 'iterations between two checkpoints, each scored on val if it has '
+                           'labels'),
+        ('keep', int, 'newest checkpoints that stay; the best on val stays as well'),
+        ('pictures', boolean, 'test: write translated/ and overlay/ too; False runs only the '
+                              'layers of the mask'),
+    ],
+    'machine': [
+        ('device', str, 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps'),
+        ('amp', boolean, 'compute in bfloat16 where that is safe'),
+        ('num_workers', int, 'processes that read pictures; 0 reads in the main one'),
+        ('benchmark_flag', boolean, 'let cuDNN time its algorithms and take the fastest'),
+    ],
+}
+
+
+def default_text(name: str) -> str:
+    """The default of a flag as help shows it, with the presets that differ from it."""
+    if name == 'dataset':
+        return 'phantom'
+    if name == 'generation':
+        return 'first'
+    if name not in presets.DEFAULTS:
+        value = presets.Settings.__dataclass_fields__[name].default
+        return 'none' if value == '' else str(value)
+    first, second = presets.DEFAULTS[name]
+    text = f'{first}' if first == second else f'{first}; second generation {second}'
+    for (generation, dataset), values in presets.DATASET_DEFAULTS.items():
+        if name in values:
+            text += f'; {dataset}, {generation} {values[name]}'
+    if name == 'batch_size':
+        text += f'; test {presets.TEST_BATCH_SIZE}'
+    return text
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f'{message}; python main.py --help lists the flags')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """A parser that returns only the flags that were given."""
+    parser = Parser(
+        prog='python main.py', argument_default=argparse.SUPPRESS, allow_abbrev=False,
+        description='Lesion masks from disease / normal image labels. Without flags it trains '
+                    'on the built-in data; python main.py --phase test makes the masks.',
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100))
+    for title, flags in FLAGS.items():
+        group = parser.add_argument_group(title)
+        for name, kind, text in flags:
+            options = {'type': kind, 'metavar': name.upper().split('_')[-1]}
+            if isinstance(kind, tuple):
+                options = {'type': type(kind[0]), 'choices': kind}
+            elif kind is boolean:
+                options = {'type': boolean, 'nargs': '?', 'const': True, 'metavar': 'True|False'}
+            group.add_argument(f'--{name}', help=f'{text} (default: {default_text(name)})',
+                               **options)
+    return parser
+
+
+def run(flags: dict) -> None:
+    """Train or test as the flags say; raises UserError for what the user can put right."""
+    wanted = presets.resolve(flags)  # tells bad flags before anything slow happens
+    import checkpoint as checkpoints  # these import torch: seconds
+    import phantom
+    from trainer import Trainer
+
+    source = None
+    if wanted.phase == 'test':
+        path = wanted.checkpoint or checkpoints.choose_for_test(
+            wanted.result_folder, wanted.dataset, wanted.stage)
+        source = checkpoints.read(path)
+        saved = {name: value for name, value in source.settings.items()
+                 if name in presets.ARCHITECTURE_FIELDS}
+    else:
+        path, saved = wanted.checkpoint, {}
+        if wanted.resume:
+            if path:
+                raise UserError('--checkpoint starts a new run and --resume goes on with one: '
+                                'give one of the two')
+            found = checkpoints.numbered(wanted.result_folder / f'model{wanted.stage}',
+                                         wanted.dataset)
+            path = found[-1] if found else ''
+            if not path:
+                print('nothing to resume yet: starting at iteration 0')
+        if path:
+            source = checkpoints.read(path)
+            saved = source.settings
+            if not wanted.resume:
+                saved = {name: saved[name] for name in presets.ARCHITECTURE_FIELDS
+                         if name in saved}
+    wanted = presets.resolve(flags, saved, str(path))
+    if source:
+        print(f'checkpoint: {source.path}')
+
+    if wanted.dataset == 'phantom' and not wanted.data_folder.exists():
+        phantom.write_phantom(wanted.data_folder)
+    trainer = Trainer(wanted)
+    if wanted.phase == 'train':
+        trainer.train(source)
+    else:
+        trainer.test(source)
+
+
+def main() -> int:
+    """Exit code: 0 done, 1 stopped by something that went wrong, 2 bad input, 130 interrupted."""
+    try:
+        run(vars(build_parser().parse_args()))
+    except UserError as error:
+        # one raised in a worker process arrives wrapped in its traceback, message last
+        print(f'error: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('interrupted; what was saved is kept, --resume True goes on from it',
+              file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,398 @@
+"""The networks: two generations of generators and the discriminator.
+
+Notation in the shapes: B pictures, `ch` base channels, C = 4·ch channels at a quarter of the
+picture's height H and width W. Pictures are in [-1, 1]. All convolutions pad by reflection.
+Both generations are built from the same parts, in the order in which data meets them:
+
+    encoder -> class attention -> AdaILN blocks (scale and shift from the attention) -> decoders
+
+Source of every layer and default: the published code of the method (see README, Citation).
+"""
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
+
+from settings import GENERATORS, DISCRIMINATORS, Architecture
+
+EPSILON = 1e-5  # inside every normalisation's square root
+
+
+class Translation(NamedTuple):
+    """Everything a generator makes of one batch of pictures."""
+
+    fake: Tensor  # B×img_ch×H×W in [-1, 1], the picture in the other domain
+    mask: Tensor  # B×1×H×W in [0, 1], where the picture may change: the soft lesion mask
+    heatmap: Tensor  # B×1×H/4×W/4, channel sum of the attended features, any range
+    cam_logit: Tensor  # B×2, class logits of the average and the maximum pool
+    recon: Optional[Tensor]  # B×img_ch×H×W in [-1, 1], the picture decoded without change
+    content: Optional[Tensor] = None  # first generation: what the mask lets through
+    composite: Optional[Tensor] = None  # second generation: mask·fake + (1−mask)·image
+
+
+class MaskPrediction(NamedTuple):
+    """What the short path through a generator makes: no translation."""
+
+    mask: Tensor  # B×1×H×W in [0, 1]
+    heatmap: Tensor  # B×1×H/4×W/4
+
+
+class Judgement(NamedTuple):
+    """What a discriminator says of one batch; 1 means real, 0 means made."""
+
+    logit: Tensor  # B×1×h×w, one verdict a patch
+    cam_logit: Tensor  # B×2
+    heatmap: Tensor  # B×1×(h+1)×(w+1)
+
+
+# ----------------------------------------------------------------------------- normalisations
+
+
+def mix_instance_and_layer_norm(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """γ·(ρ·x̂_IN + (1−ρ)·x̂_LN) + β with unbiased variances, for x B×C×H×W.
+
+    x̂_IN is normalised over H,W and x̂_LN over C,H,W. `rho` is 1×C×1×1; `gamma` and `beta` are
+    1×C×1×1 or B×C×1×1. The layer's statistics follow from the channels' own, and the whole is
+    one scale and one shift a channel, so the big tensor is read twice and written once.
+    """
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    variance, mean = torch.var_mean(x.float(), dim=(2, 3), keepdim=True)  # unbiased
+    layer_mean = mean.mean(1, keepdim=True)
+    squares = (pixels - 1) * variance + pixels * (mean - layer_mean) ** 2
+    layer_variance = squares.sum(1, keepdim=True) / (channels * pixels - 1)
+
+    instance_part = rho * torch.rsqrt(variance + EPSILON)
+    layer_part = (1 - rho) * torch.rsqrt(layer_variance + EPSILON)
+    scale = gamma * (instance_part + layer_part)
+    shift = beta - gamma * (instance_part * mean + layer_part * layer_mean)
+    return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+
+class ILN(nn.Module):
+    """Instance-layer normalisation with its own scale and shift."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.rho = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mix_instance_and_layer_norm(x, self.rho, self.gamma, self.beta)
+
+
+class AdaILN(nn.Module):
+    """Instance-layer normalisation whose scale and shift (B×C each) the caller gives."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.rho = nn.Parameter(torch.full((1, channels, 1, 1), 0.9))
+
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return mix_instance_and_layer_norm(
+            x, self.rho, gamma[:, :, None, None], beta[:, :, None, None]
+        )
+
+
+def clip_rho(network: nn.Module) -> None:
+    """Put every ρ back into [0, 1]; called after each generator step."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, (ILN, AdaILN)):
+                module.rho.clamp_(0, 1)
+
+
+def instance_norm(channels: int) -> nn.Module:
+    """Instance normalisation without scale and shift."""
+    return nn.InstanceNorm2d(channels, eps=EPSILON)
+
+
+# ------------------------------------------------------------------------------ shared parts
+
+
+def reflect_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps the size at stride 1, padded by reflection."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2,
+                     padding_mode='reflect' if kernel > 1 else 'zeros', bias=False)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, normalisation, ReLU."""
+
+    def __init__(self, in_channels, out_channels, kernel, norm, stride=1):
+        super().__init__()
+        self.conv = reflect_conv(in_channels, out_channels, kernel, stride)
+        self.norm = norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class ResidualBlock(nn.Module):
+    """x + [conv3, norm, ReLU, conv3, norm](x)."""
+
+    def __init__(self, channels: int, norm=instance_norm):
+        super().__init__()
+        self.conv1 = reflect_conv(channels, channels, 3)
+        self.norm1 = norm(channels)
+        self.conv2 = reflect_conv(channels, channels, 3)
+        self.norm2 = norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = F.relu(self.norm1(self.conv1(x)))
+        return x + self.norm2(self.conv2(change))
+
+
+class AdaILNBlock(nn.Module):
+    """A residual block whose two normalisations take scale and shift from the attention."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = reflect_conv(channels, channels, 3)
+        self.norm1 = AdaILN(channels)
+        self.conv2 = reflect_conv(channels, channels, 3)
+        self.norm2 = AdaILN(channels)
+
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        change = F.relu(self.norm1(self.conv1(x), gamma, beta))
+        return x + self.norm2(self.conv2(change), gamma, beta)
+
+
+class Encoder(nn.Module):
+    """Pictures B×in_channels×H×W to features B×C×H/4×W/4."""
+
+    def __init__(self, in_channels: int, ch: int, n_res: int):
+        super().__init__()
+        self.stem = ConvBlock(in_channels, ch, 7, instance_norm)
+        self.to_half = ConvBlock(ch, 2 * ch, 3, instance_norm, stride=2)
+        self.to_quarter = ConvBlock(2 * ch, 4 * ch, 3, instance_norm, stride=2)
+        self.residual = nn.Sequential(*[ResidualBlock(4 * ch) for _ in range(n_res)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(self.to_quarter(self.to_half(self.stem(x))))
+
+
+def unnormalised_weight(linear: nn.Linear) -> Tensor:
+    """The weight before spectral norm, where there is one: the published code attends with it."""
+    return linear.parametrizations.weight.original if is_parametrized(linear) else linear.weight
+
+
+class ClassAttention(nn.Module):
+    """Says whether the features look like the class, and weighs them by what says so.
+
+    `wrap` is applied to the two linears (spectral norm in discriminators).
+    Takes B×C×h×w; gives attended features B×C×h×w, cam_logit B×2, heatmap B×1×h×w.
+    """
+
+    def __init__(self, channels: int, activation: nn.Module, wrap=lambda layer: layer):
+        super().__init__()
+        self.average_logit = wrap(nn.Linear(channels, 1, bias=False))
+        self.maximum_logit = wrap(nn.Linear(channels, 1, bias=False))
+        self.merge = nn.Conv2d(2 * channels, channels, 1)
+        self.activation = activation
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pooled = {self.average_logit: F.adaptive_avg_pool2d(features, 1),
+                  self.maximum_logit: F.adaptive_max_pool2d(features, 1)}
+        logits, weighted = [], []
+        for linear, pool in pooled.items():
+            logits.append(linear(pool.flatten(1)))
+            weighted.append(features * unnormalised_weight(linear)[:, :, None, None])
+        attended = self.activation(self.merge(torch.cat(weighted, 1)))
+        return attended, torch.cat(logits, 1), attended.sum(1, keepdim=True)
+
+
+class ScaleShift(nn.Module):
+    """γ and β (B×C each) of the AdaILN blocks, from the attended features B×C×h×w.
+
+    Light looks at their global average; full at every value, which fixes the picture's size.
+    """
+
+    def __init__(self, channels: int, architecture: Architecture):
+        super().__init__()
+        height, width = architecture.size
+        self.light = architecture.light
+        inputs = channels if self.light else channels * (height // 4) * (width // 4)
+        self.hidden = nn.Sequential(
+            nn.Linear(inputs, channels, bias=False), nn.ReLU(),
+            nn.Linear(channels, channels, bias=False), nn.ReLU())
+        self.gamma = nn.Linear(channels, channels, bias=False)
+        self.beta = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, attended: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.hidden(attended.mean((2, 3)) if self.light else attended.flatten(1))
+        return self.gamma(hidden), self.beta(hidden)
+
+
+class Decoder(nn.Module):
+    """Features B×C×H/4×W/4 to B×out_channels×H×W."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, activation):
+        super().__init__()
+        self.to_half = ConvBlock(channels, channels // 2, 3, ILN)
+        self.to_full = ConvBlock(channels // 2, channels // 4, 3, ILN)
+        self.output = reflect_conv(channels // 4, out_channels, kernel)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.to_half(F.interpolate(x, scale_factor=2, mode='nearest'))
+        x = self.to_full(F.interpolate(x, scale_factor=2, mode='nearest'))
+        return self.activation(self.output(x))
+
+
+# -------------------------------------------------------------------------------- generators
+
+
+def check_multiple_of_4(image: Tensor) -> None:
+    height, width = image.shape[-2:]
+    if height % 4 or width % 4:
+        raise ValueError(f'pictures of {height}×{width}: height and width must be multiples of 4')
+
+
+class FirstGenerator(nn.Module):
+    """First generation: the mask has a decoder of its own and confines the change."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        ch, n_res, img_ch = architecture.ch, architecture.n_res, architecture.img_ch
+        channels = 4 * ch
+        self.encoder = Encoder(2 * img_ch, ch, n_res)
+        self.attention_residual = nn.Sequential(*[ResidualBlock(channels) for _ in range(2)])
+        self.class_attention = ClassAttention(channels, nn.ReLU())
+        self.mask_decoder = Decoder(channels, 1, 7, torch.sigmoid)
+        self.scale_shift = ScaleShift(channels, architecture)
+        self.translation_blocks = nn.ModuleList([AdaILNBlock(channels) for _ in range(n_res)])
+        self.content_decoder = Decoder(channels, img_ch, 7, torch.tanh)
+        self.recon_decoder = Decoder(channels, img_ch, 7, torch.tanh)
+
+    def forward(self, image: Tensor, companion: Optional[Tensor] = None,
+                with_recon: bool = True) -> Translation:
+        """Translate B×img_ch×H×W pictures.
+
+        `companion` is the second picture the encoder sees, of the same shape and range; without
+        one it is the image itself, and no gradient goes back through it (as published).
+        The reconstruction costs a decoder; without `with_recon` it is None.
+        """
+        features = self.encode(image, companion)
+        attended, cam_logit, heatmap = self.attend(features)
+        mask = self.mask_decoder(attended)
+
+        gamma, beta = self.scale_shift(attended)
+        x = features
+        for block in self.translation_blocks:
+            x = block(x, gamma, beta)
+        content = self.content_decoder(x)
+        fake = mask * content + (1 - mask) * image
+        return Translation(fake=fake, mask=mask, heatmap=heatmap, cam_logit=cam_logit,
+                           recon=self.recon_decoder(features) if with_recon else None, content=content)
+
+    def predict_mask(self, image: Tensor, companion: Optional[Tensor] = None) -> MaskPrediction:
+        """The mask and heatmap of `forward`, running only the layers they need."""
+        attended, _, heatmap = self.attend(self.encode(image, companion))
+        return MaskPrediction(self.mask_decoder(attended), heatmap)
+
+    def encode(self, image: Tensor, companion: Optional[Tensor]) -> Tensor:
+        check_multiple_of_4(image)
+        companion = image.detach() if companion is None else companion
+        return self.encoder(torch.cat([image, companion], 1))
+
+    def attend(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.class_attention(self.attention_residual(features))
+
+
+class SecondGenerator(nn.Module):
+    """Second generation: translation and reconstruction run beside each other, and the
+    quarter-size mask decides at every block which of the two goes on."""
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        ch, n_res, img_ch = architecture.ch, architecture.n_res, architecture.img_ch
+        channels = 4 * ch
+        self.encoder = Encoder(img_ch, ch, n_res)
+        self.split = nn.Sequential(*[ConvBlock(channels, channels, 1, ILN) for _ in range(2)])
+        self.class_attention = ClassAttention(channels, nn.ReLU())
+        self.mask_output = reflect_conv(channels, 1, 3)
+        self.scale_shift = ScaleShift(channels, architecture)
+        self.recon_blocks = nn.ModuleList([ResidualBlock(channels, ILN) for _ in range(n_res)])
+        self.translation_blocks = nn.ModuleList([AdaILNBlock(channels) for _ in range(n_res)])
+        self.fake_decoder = Decoder(channels, img_ch, 3, torch.tanh)
+        self.recon_decoder = Decoder(channels, img_ch, 7, torch.tanh)
+
+    def forward(self, image: Tensor, with_recon: bool = True) -> Translation:
+        """Translate B×img_ch×H×W pictures. Without `with_recon` the reconstruction is None."""
+        features = self.encode(image)
+        attended, cam_logit, heatmap = self.class_attention(self.split(features))
+        small_mask = torch.sigmoid(self.mask_output(attended))
+
+        gamma, beta = self.scale_shift(attended)
+        x, r = attended, features
+        for recon_block, translation_block in zip(self.recon_blocks, self.translation_blocks):
+            r = recon_block(r)
+            x = small_mask * translation_block(x, gamma, beta) + (1 - small_mask) * r
+        fake = self.fake_decoder(x)
+        mask = self.enlarge(small_mask)
+        return Translation(fake=fake, mask=mask, heatmap=heatmap, cam_logit=cam_logit,
+                           recon=self.recon_decoder(r) if with_recon else None,
+                           composite=mask * fake + (1 - mask) * image)
+
+    def predict_mask(self, image: Tensor) -> MaskPrediction:
+        """The mask and heatmap of `forward`, running only the layers they need."""
+        attended, _, heatmap = self.class_attention(self.split(self.encode(image)))
+        return MaskPrediction(self.enlarge(torch.sigmoid(self.mask_output(attended))), heatmap)
+
+    def encode(self, image: Tensor) -> Tensor:
+        check_multiple_of_4(image)
+        return self.encoder(image)
+
+    @staticmethod
+    def enlarge(small_mask: Tensor) -> Tensor:
+        for _ in range(2):
+            small_mask = F.interpolate(small_mask, scale_factor=2, mode='bilinear',
+                                       align_corners=True)
+        return small_mask
+
+
+# ----------------------------------------------------------------------------- discriminator
+
+
+class Discriminator(nn.Module):
+    """Tells real pictures from made ones, patch by patch.
+
+    `depth` L = 7 looks at large patches (global), L = 5 at smaller ones (local). Convolutions
+    and the linears of the attention carry spectral norm.
+    """
+
+    def __init__(self, depth: int, architecture: Architecture):
+        super().__init__()
+
+        def conv(in_channels, out_channels, stride, bias=True):
+            return spectral_norm(nn.Conv2d(in_channels, out_channels, 4, stride, padding=1,
+                                           padding_mode='reflect', bias=bias))
+
+        leaky = nn.LeakyReLU(0.2)
+        layers = [conv(architecture.img_ch, architecture.ch, 2), leaky]
+        channels = architecture.ch
+        for stride in [2] * (depth - 3) + [1]:
+            layers += [conv(channels, 2 * channels, stride), leaky]
+            channels *= 2
+        self.features = nn.Sequential(*layers)
+        self.class_attention = ClassAttention(channels, leaky, wrap=spectral_norm)
+        self.output = conv(channels, 1, 1, bias=False)
+
+    def forward(self, image: Tensor) -> Judgement:
+        """Judge pictures B×img_ch×H×W in [-1, 1]."""
+        attended, cam_logit, heatmap = self.class_attention(self.features(image))
+        return Judgement(self.output(attended), cam_logit, heatmap)
+
+
+def build_networks(architecture: Architecture, names=None) -> nn.ModuleDict:
+    """The six networks (or those named), freshly initialised, under their published names."""
+    generator = {'first': FirstGenerator, 'second': SecondGenerator}[architecture.generation]
+    depth = {'disG': architecture.n_dis + 1, 'disL': architecture.n_dis - 1}
+    return nn.ModuleDict({
+        name: generator(architecture) if name in GENERATORS
+        else Discriminator(depth[name[:4]], architecture)
+        for name in (names or (*GENERATORS, *DISCRIMINATORS))})

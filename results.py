@@ -1,0 +1,58 @@
+"""What a test writes: pictures of every case, metrics.csv, metrics.json and a table."""
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import dataset
+import pictures
+from metrics import FIGURES, mean_figures
+from utils import make_folder
+
+
+class TestResults:
+    """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`."""
+
+    __test__ = False  # a name of the field, not a test case
+
+    def __init__(self, folder: Path):
+        self.folder = make_folder(folder)
+        self.rows = []  # one dict a labelled case: name and five figures
+
+    def write(self, kind: str, name: str, picture: np.ndarray) -> None:
+        """One uint8 picture as `<kind>/<name>.png`."""
+        Image.fromarray(picture).save(make_folder(self.folder / kind) / f'{name}.png')
+
+    def write_overlay(self, case: dataset.Case, segmentation: np.ndarray, label) -> None:
+        """The image with the outline of the segmentation and, where there is one, the label."""
+        picture = np.asarray(dataset.read_picture(case.picture))
+        if label is not None:
+            picture = pictures.outline(picture, label, pictures.LABEL_COLOUR)
+        self.write('overlay', case.name,
+                   pictures.outline(picture, segmentation, pictures.SEGMENTATION_COLOUR))
+
+    def add_figures(self, name: str, figures: dict[str, float]) -> None:
+        self.rows.append({'name': name, **figures})
+
+    def write_metrics(self, dataset_name: str, stage: int, checkpoint: Path) -> None:
+        """metrics.csv, an image a row, and metrics.json with their means, in percent."""
+        with open(self.folder / 'metrics.csv', 'w', newline='') as file:
+            writer = csv.DictWriter(file, ['name', *FIGURES])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        summary = {'dataset': dataset_name, 'stage': stage, 'checkpoint': str(checkpoint),
+                   'images': len(self.rows), 'mean': mean_figures(self.rows),
+                   'per_image': self.rows}
+        (self.folder / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')
+
+    def table(self) -> str:
+        """Mean, median, lowest and highest of the five figures, to print."""
+        lines = [f'{len(self.rows)} labelled images, percent'.ljust(32)
+                 + ''.join(f'{figure:>8}' for figure in FIGURES)]
+        for name, summary in (('mean', np.mean), ('median', np.median),
+                              ('lowest', np.min), ('highest', np.max)):
+            lines.append(name.ljust(32) + ''.join(
+                f'{summary([row[figure] for row in self.rows]):8.1f}' for figure in FIGURES))
+        return '\n'.join(lines)

@@ -1,0 +1,59 @@
+"""Small helpers that every module may use."""
+import random
+from pathlib import Path
+
+import numpy as np
+
+
+class UserError(Exception):
+    """Something the user can put right: one line that says what, where and what to do."""
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder with its parents; raises UserError where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'cannot write to {folder}: {error.strerror}; '
+                        'give another folder with --result_dir') from error
+    return folder
+
+
+# torch is imported inside the functions that need it, so that `main.py --help` answers at once
+
+
+def pick_device(name: str):
+    """A torch device by name; `auto` is cuda, else mps, else cpu."""
+    import torch
+
+    if name == 'auto':
+        if torch.cuda.is_available():
+            name = 'cuda'
+        else:
+            name = 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f'--device {name}: unknown; use auto, cpu, cuda, cuda:1 or mps') from None
+    missing = {'cuda': not torch.cuda.is_available(),
+               'mps': not torch.backends.mps.is_available(), 'cpu': False}.get(device.type, True)
+    if missing or (device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f'--device {name}: this machine has no such device that torch '
+                        f'{torch.__version__} can use; leave --device out, or use --device cpu')
+    return device
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator of random numbers that the program or its libraries may use."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def to_unit_range(values: np.ndarray) -> np.ndarray:
+    """Stretch an array to [0, 1] by its own range; a constant array becomes 0."""
+    values = values.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
