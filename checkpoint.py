@@ -7,6 +7,7 @@ writes the part of a checkpoint that test needs (genA2B alone, half precision) t
 import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,7 +152,9 @@ def read(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f'{path}: no such checkpoint file')
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():  # of torch, about files that are refused below anyway
+            warnings.simplefilter('ignore')
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise UserError(f'{path}: cannot be read: {error.strerror or error}') from error
     except Exception as error:  # torch raises many kinds for a broken file; all mean the same
@@ -171,8 +174,10 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f'{path}: holds no network genA2B; not a checkpoint of this method')
 
     if content.get('format') == FORMAT:
+        if not isinstance(content.get('iteration'), int):
+            raise UserError(f'{path}: does not say its iteration; damaged')
         checkpoint = Checkpoint(path, states, _checked_settings(path, content.get('settings')),
-                                content.get('iteration', 0), content.get('best_ja'),
+                                content['iteration'], content.get('best_ja'),
                                 content.get('optimizers', {}), content.get('random_state', {}))
     else:
         architecture = _read_off_architecture(path, states)

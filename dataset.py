@@ -74,11 +74,9 @@ def find_cases(data_folder: Path, split: str) -> list[Case]:
         picture_folder = data_folder / 'val'
         label_folders = [picture_folder / 'labels']
     pictures = list_pictures(picture_folder)
-    labels = {}
-    for folder in label_folders:
-        if folder.is_dir():
-            labels = {path.stem: path for path in list_pictures(folder)}
-            break
+    label_folder = next((folder for folder in label_folders
+                         if folder.is_dir() and any(folder.iterdir())), None)
+    labels = {path.stem: path for path in list_pictures(label_folder)} if label_folder else {}
     expected = {path.stem + LABEL_ENDING for path in pictures}
     for stem, path in labels.items():
         if stem not in expected:
@@ -244,5 +242,7 @@ class SinglePictures(Dataset):
 
 
 def picture_batches(paths: list[Path], settings, batch_size: int) -> DataLoader:
+    """Batches B×img_ch×H×W of all pictures, in order."""
+    # a worker takes longer to start than to read a few dozen pictures
     return DataLoader(SinglePictures(paths, settings), batch_size,
-                      num_workers=min(settings.num_workers, len(paths) // batch_size))
+                      num_workers=min(settings.num_workers, len(paths) // 64))

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 import settings as presets
-from utils import UserError
+from utils import UserError, make_folder
 
 
 def boolean(text: str) -> bool:
@@ -118,12 +118,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(flags: dict) -> None:
-    """Train or test as the flags say; raises UserError for what the user can put right."""
+def run(flags: dict) -> int:
+    """Train or test as the flags say; the exit code. Raises UserError for what the user can put
+    right."""
     wanted = presets.resolve(flags)  # tells bad flags before anything slow happens
     import checkpoint as checkpoints  # these import torch: seconds
     import phantom
-    from trainer import Trainer
+    from trainer import Diverged, Trainer
 
     source = None
     if wanted.phase == 'test':
@@ -154,18 +155,24 @@ def run(flags: dict) -> None:
         print(f'checkpoint: {source.path}')
 
     if wanted.dataset == 'phantom' and not wanted.data_folder.exists():
+        make_folder(wanted.data_folder.parent, '--data_root')
         phantom.write_phantom(wanted.data_folder)
     trainer = Trainer(wanted)
-    if wanted.phase == 'train':
-        trainer.train(source)
-    else:
+    if wanted.phase == 'test':
         trainer.test(source)
+        return 0
+    try:
+        trainer.train(source)
+    except Diverged as problem:
+        print(f'stopped: {problem}', file=sys.stderr)
+        return 1
+    return 0
 
 
 def main() -> int:
     """Exit code: 0 done, 1 stopped by something that went wrong, 2 bad input, 130 interrupted."""
     try:
-        run(vars(build_parser().parse_args()))
+        return run(vars(build_parser().parse_args()))
     except UserError as error:
         # one raised in a worker process arrives wrapped in its traceback, message last
         print(f'error: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
@@ -174,7 +181,9 @@ def main() -> int:
         print('interrupted; what was saved is kept, --resume True goes on from it',
               file=sys.stderr)
         return 130
-    return 0
+    except OSError as error:  # a full disk, a folder that went away
+        print(f'error: {error}', file=sys.stderr)
+        return 1
 
 
 if __name__ == '__main__':

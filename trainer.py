@@ -18,7 +18,7 @@ from metrics import five_figures, mean_figures
 from networks import Translation, build_networks, clip_rho
 from postprocess import clear_background, otsu, to_bytes
 from results import TestResults
-from settings import DISCRIMINATORS, GENERATORS, Settings
+from settings import DISCRIMINATORS, GENERATORS, TEST_BATCH_SIZE, Settings
 from utils import UserError, make_folder, pick_device, set_seed
 
 LOSS_NAMES = ['discriminator', 'generator', 'adversarial', 'cycle', 'identity',
@@ -289,8 +289,8 @@ class Trainer:
         """For each case: (case, soft mask as uint8 in the picture's size, heatmap, fake or None)."""
         settings = self.settings
         generator = self.networks['genA2B']
-        batches = dataset.picture_batches([case.picture for case in cases], settings,
-                                          settings.batch_size)
+        batch_size = settings.batch_size if settings.phase == 'test' else TEST_BATCH_SIZE
+        batches = dataset.picture_batches([case.picture for case in cases], settings, batch_size)
         done = iter(cases)
         for batch in batches:
             with torch.no_grad(), self.autocast():
@@ -305,8 +305,8 @@ class Trainer:
                 if settings.generation == 'second':
                     mask = clear_background(mask, batch[index].permute(1, 2, 0).numpy())
                 fake = pictures.from_tensor(made.fake[index]) if with_pictures else None
-                yield (case, to_bytes(scale(mask, size)),
-                       scale(to_array(made.heatmap[index, 0]), size), fake)
+                yield (case, to_bytes(resize_map(mask, size)),
+                       resize_map(to_array(made.heatmap[index, 0]), size), fake)
 
     def test(self, source: checkpoints.Checkpoint) -> None:
         """Masks, pictures and figures of testA; translations of testB where they can be had."""
@@ -328,7 +328,7 @@ class Trainer:
             results.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
             results.write('heatmap', case.name, pictures.from_heatmap(heatmap))
             if settings.pictures:
-                results.write('translated', case.name, enlarge(fake, mask.shape[::-1]))
+                results.write('translated', case.name, resize_picture(fake, mask.shape[::-1]))
                 results.write_overlay(case, segmentation, label)
             if label is not None:
                 results.add_figures(case.name, five_figures(segmentation, label))
@@ -355,7 +355,7 @@ class Trainer:
                 path = next(done)
                 with Image.open(path) as picture:
                     results.write('translated_B', path.stem,
-                                  enlarge(pictures.from_tensor(fake), picture.size))
+                                  resize_picture(pictures.from_tensor(fake), picture.size))
 
 
 def split(outputs, count: int):
@@ -369,11 +369,11 @@ def to_array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def scale(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A float array H×W resized bilinearly to (width, height)."""
     return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
 
 
-def enlarge(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture resized bicubically to (width, height)."""
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))

@@ -1,4 +1,5 @@
 """Small helpers that every module may use."""
+import os
 import random
 from pathlib import Path
 
@@ -9,13 +10,15 @@ class UserError(Exception):
     """Something the user can put right: one line that says what, where and what to do."""
 
 
-def make_folder(folder: Path) -> Path:
-    """Make a folder with its parents; raises UserError where that cannot be done."""
+def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
+    """Make a writable folder with its parents; raises UserError naming the flag that moves it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else 'permission denied'
     except OSError as error:
-        raise UserError(f'cannot write to {folder}: {error.strerror}; '
-                        'give another folder with --result_dir') from error
+        reason = error.strerror
+    if reason:
+        raise UserError(f'cannot write to {folder}: {reason}; give another folder with {flag}')
     return folder
 
 
