@@ -12,6 +12,9 @@ from metrics import FIGURES, mean_figures
 from utils import make_folder
 
 
+OVERVIEW_CASES = 8
+
+
 class TestResults:
     """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`."""
 
@@ -20,10 +23,18 @@ class TestResults:
     def __init__(self, folder: Path):
         self.folder = make_folder(folder)
         self.rows = []  # one dict a labelled case: name and five figures
+        self.overview = {}  # kind -> pictures of the first cases
 
     def write(self, kind: str, name: str, picture: np.ndarray) -> None:
         """One uint8 picture as `<kind>/<name>.png`."""
         Image.fromarray(picture).save(make_folder(self.folder / kind) / f'{name}.png')
+        shown = self.overview.setdefault(kind, [])
+        if len(shown) < OVERVIEW_CASES:
+            shown.append(picture if picture.ndim == 3 else np.stack([picture] * 3, -1))
+
+    def write_overview(self) -> None:
+        """`overview.png`: what was written of the first cases, a row a kind."""
+        Image.fromarray(pictures.sheet(self.overview)).save(self.folder / 'overview.png')
 
     def write_overlay(self, case: dataset.Case, segmentation: np.ndarray, label) -> None:
         """The image with the outline of the segmentation and, where there is one, the label."""

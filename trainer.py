@@ -241,19 +241,31 @@ class Trainer:
                          'G': f'{values["generator"]:.4g}', 'images/s': images})
 
     def _sheet(self, paths) -> dict[str, list[np.ndarray]]:
-        """Rows of image, heatmap, mask, translation, content or composite, reconstruction."""
+        """Rows of image, heatmap, mask, translation, content or composite, reconstruction.
+
+        The first generation's reconstruction decoder enters no loss and stays untrained; the
+        picture that comes back from A to B to A stands in its place.
+        """
         self.networks.eval()
-        last = 'content' if self.settings.generation == 'first' else 'composite'
-        rows = {name: [] for name in ('image', 'heatmap', 'mask', 'translation', last, 'recon')}
+        first = self.settings.generation == 'first'
+        there, back = self.networks['genA2B'], self.networks['genB2A']
+        rows = {}
         with torch.no_grad():
             for batch in dataset.picture_batches(paths, self.settings, 1):
-                made = self.networks['genA2B'](batch.to(self.device))
-                rows['image'].append(pictures.from_tensor(batch[0]))
-                rows['heatmap'].append(pictures.from_heatmap(to_array(made.heatmap[0, 0])))
-                rows['mask'].append(pictures.from_mask(to_array(made.mask[0, 0])))
-                rows['translation'].append(pictures.from_tensor(made.fake[0]))
-                rows[last].append(pictures.from_tensor(getattr(made, last)[0]))
-                rows['recon'].append(pictures.from_tensor(made.recon[0]))
+                made = there(batch.to(self.device))
+                column = {
+                    'image': pictures.from_tensor(batch[0]),
+                    'heatmap': pictures.from_heatmap(to_array(made.heatmap[0, 0])),
+                    'mask': pictures.from_mask(to_array(made.mask[0, 0])),
+                    'translation': pictures.from_tensor(made.fake[0])}
+                if first:
+                    column['content'] = pictures.from_tensor(made.content[0])
+                    column['A to B to A'] = pictures.from_tensor(back(made.fake).fake[0])
+                else:
+                    column['composite'] = pictures.from_tensor(made.composite[0])
+                    column['recon'] = pictures.from_tensor(made.recon[0])
+                for name, picture in column.items():
+                    rows.setdefault(name, []).append(picture)
         return rows
 
     def _score_and_save(self, folder: Path, val_cases, log) -> None:
@@ -332,6 +344,7 @@ class Trainer:
                 results.write_overlay(case, segmentation, label)
             if label is not None:
                 results.add_figures(case.name, five_figures(segmentation, label))
+        results.write_overview()
         if settings.pictures:
             self._translate_normal(results)
         results.write_metrics(settings.dataset, settings.stage, source.path)

@@ -80,7 +80,8 @@ def test_second_generation_masks_only(places, data_root, tmp_path):
     assert tested.returncode == 0, tested.stderr
     assert 'no labels' in tested.stdout
     folder = tmp_path / 'results' / 'Tiny' / 'test1' / 'Tiny_params_0000002'
-    assert names(folder) == ['heatmap', 'mask', 'metrics.csv', 'metrics.json', 'segmentation']
+    assert names(folder) == ['heatmap', 'mask', 'metrics.csv', 'metrics.json', 'overview.png',
+                             'segmentation']
     assert json.loads((folder / 'metrics.json').read_text())['images'] == 0
 
 
