@@ -118,41 +118,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def choose_checkpoint(wanted: presets.Settings):
+    """The file that the settings ask for, or None for a run from the beginning."""
+    import checkpoint as checkpoints
+
+    if wanted.phase == 'test':
+        return wanted.checkpoint or checkpoints.choose_for_test(
+            wanted.result_folder, wanted.dataset, wanted.stage)
+    if not wanted.resume:
+        return wanted.checkpoint or None
+    if wanted.checkpoint:
+        raise UserError('--checkpoint starts a new run and --resume goes on with one: give one of '
+                        'the two')
+    found = checkpoints.numbered(wanted.result_folder / f'model{wanted.stage}', wanted.dataset)
+    if not found:
+        print('nothing to resume yet: starting at iteration 0')
+    return found[-1] if found else None
+
+
 def run(flags: dict) -> int:
     """Train or test as the flags say; the exit code. Raises UserError for what the user can put
     right."""
-    wanted = presets.resolve(flags)  # tells bad flags before anything slow happens
-    import checkpoint as checkpoints  # these import torch: seconds
+    wanted = presets.resolve(flags)  # tells bad flags before anything slow is imported
+    import checkpoint as checkpoints
     import phantom
     from trainer import Diverged, Trainer
 
     source = None
-    if wanted.phase == 'test':
-        path = wanted.checkpoint or checkpoints.choose_for_test(
-            wanted.result_folder, wanted.dataset, wanted.stage)
+    if path := choose_checkpoint(wanted):
         source = checkpoints.read(path)
-        saved = {name: value for name, value in source.settings.items()
-                 if name in presets.ARCHITECTURE_FIELDS}
-    else:
-        path, saved = wanted.checkpoint, {}
-        if wanted.resume:
-            if path:
-                raise UserError('--checkpoint starts a new run and --resume goes on with one: '
-                                'give one of the two')
-            found = checkpoints.numbered(wanted.result_folder / f'model{wanted.stage}',
-                                         wanted.dataset)
-            path = found[-1] if found else ''
-            if not path:
-                print('nothing to resume yet: starting at iteration 0')
-        if path:
-            source = checkpoints.read(path)
-            saved = source.settings
-            if not wanted.resume:
-                saved = {name: saved[name] for name in presets.ARCHITECTURE_FIELDS
-                         if name in saved}
-    wanted = presets.resolve(flags, saved, str(path))
-    if source:
-        print(f'checkpoint: {source.path}')
+        print(f'checkpoint: {path}')
+        saved = source.settings
+        if not wanted.resume:  # then only the networks are taken over, not how they were trained
+            saved = {name: saved[name] for name in presets.ARCHITECTURE_FIELDS if name in saved}
+        wanted = presets.resolve(flags, saved, str(path))
 
     if wanted.dataset == 'phantom' and not wanted.data_folder.exists():
         make_folder(wanted.data_folder.parent, '--data_root')

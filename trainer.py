@@ -24,7 +24,7 @@ from utils import UserError, make_folder, pick_device, set_seed
 LOSS_NAMES = ['discriminator', 'generator', 'adversarial', 'cycle', 'identity',
               'class_attention', 'recon']
 SHEET_PICTURES = 4  # pictures a sheet shows of trainA, and as many of val
-OTHER = {'A': 'B', 'B': 'A'}
+DIRECTIONS = (('A', 'B'), ('B', 'A'))  # source, target
 
 
 class Diverged(Exception):
@@ -156,83 +156,81 @@ class Trainer:
         return dict(zip(names, numbers))
 
     def _translate(self, real) -> tuple[dict[str, Translation], dict[str, Translation]]:
-        """By domain d: the pictures of d translated, and put through the generator they need
-        not be changed by. One pass a generator: nothing in it mixes the pictures of a batch."""
+        """By domain d of the pictures: them translated, and them kept (put through the generator
+        that leads to d). One pass a generator: nothing in it mixes the pictures of a batch."""
         translated, kept = {}, {}
-        for domain, generator in self._by_source():
-            batch = torch.cat([real[domain], real[OTHER[domain]]])
-            both = generator(batch, with_recon=self.settings.recon_weight > 0)
-            translated[domain], kept[OTHER[domain]] = split(both, len(real[domain]))
+        for source, target in DIRECTIONS:
+            generator = self.networks[f'gen{source}2{target}']
+            made = generator(torch.cat([real[source], real[target]]),
+                             with_recon=self.settings.recon_weight > 0)
+            translated[source], kept[target] = split(made, len(real[source]))
         return translated, kept
-
-    def _by_source(self):
-        """(domain, the generator that translates from it)."""
-        return zip('AB', (self.networks[name] for name in GENERATORS))
-
-    def _by_judged(self):
-        """(domain, a discriminator that knows its pictures); two a domain."""
-        return ((name[-1], self.networks[name]) for name in DISCRIMINATORS)
 
     def _update_discriminators(self, real, translated) -> Tensor:
         """dis_weight · Σ over the four discriminators of (real → 1) + (fake → 0)."""
         loss = 0
         with self.autocast():
-            for domain, discriminator in self._by_judged():
-                fake = translated[OTHER[domain]].fake.detach().float()
-                judged = discriminator(torch.cat([real[domain], fake]))
-                of_real, of_fake = split(judged, len(real[domain]))
-                loss = loss + losses.adversarial(of_real, True) + losses.adversarial(of_fake, False)
+            for source, domain in DIRECTIONS:
+                # detached: this loss does not go back into the generators
+                both = torch.cat([real[domain], translated[source].fake.detach().float()])
+                for discriminator in self._discriminators(domain):
+                    of_real, of_fake = split(discriminator(both), len(real[domain]))
+                    loss = (loss + losses.adversarial(of_real, real=True)
+                            + losses.adversarial(of_fake, real=False))
         loss = self.settings.dis_weight * loss
-        optimizer = self.optimizers['discriminators']
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        self._descend('discriminators', loss)
         return loss.detach()
 
     def _update_generators(self, real, translated, kept) -> dict[str, Tensor]:
         """Σ of the weighted losses; discriminators judge but collect no gradient."""
-        for _, discriminator in self._by_judged():
-            discriminator.requires_grad_(False)
+        self._let_discriminators_learn(False)
         with self.autocast():
             terms = self._generator_losses(real, translated, kept)
         total = sum(terms.values())
-        optimizer = self.optimizers['generators']
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-        for _, generator in self._by_source():
-            clip_rho(generator)
-        for _, discriminator in self._by_judged():
-            discriminator.requires_grad_(True)
+        self._descend('generators', total)
+        for name in GENERATORS:
+            clip_rho(self.networks[name])
+        self._let_discriminators_learn(True)
         return {name: value.detach() for name, value in {'generator': total, **terms}.items()}
 
     def _generator_losses(self, real, translated, kept) -> dict[str, Tensor]:
         """The weighted terms of the generators' loss, by name."""
-        terms = dict.fromkeys(LOSS_NAMES[2:], torch.zeros((), device=self.device))
         settings = self.settings
-        for domain, discriminator in self._by_judged():
-            made = translated[OTHER[domain]]
-            # joint discrimination: the second generation's composite has to pass as well
-            for picture in (made.fake, made.composite):
-                if picture is not None:
-                    terms['adversarial'] = terms['adversarial'] + losses.adversarial(
-                        discriminator(picture.float()), real=True)
-        for domain, generator in self._by_source():
-            there, image = translated[OTHER[domain]], real[OTHER[domain]]
-            back = generator(there.fake.float(), with_recon=False)
-            stayed = kept[OTHER[domain]]
-            terms['cycle'] = terms['cycle'] + losses.picture_distance(back.fake, image)
-            terms['identity'] = terms['identity'] + losses.picture_distance(stayed.fake, image)
-            terms['class_attention'] = (
-                terms['class_attention']
-                + losses.class_attention(there.cam_logit, source_domain=True)
-                + losses.class_attention(stayed.cam_logit, source_domain=False))
-            if there.recon is not None:
-                terms['recon'] = terms['recon'] + losses.picture_distance(there.recon, image)
         weights = {'adversarial': settings.adv_weight, 'cycle': settings.cycle_weight,
                    'identity': settings.identity_weight, 'class_attention': settings.cam_weight,
                    'recon': settings.recon_weight}
-        return {name: weights[name] * term for name, term in terms.items()}
+        terms = dict.fromkeys(weights, torch.zeros((), device=self.device))
+        for source, target in DIRECTIONS:
+            image, made, stayed = real[source], translated[source], kept[source]
+            back = self.networks[f'gen{target}2{source}'](made.fake.float(), with_recon=False)
+            # joint discrimination: the second generation's composite has to pass as well
+            judged = [discriminator(picture.float())
+                      for discriminator in self._discriminators(target)
+                      for picture in (made.fake, made.composite) if picture is not None]
+            parts = {
+                'adversarial': sum(losses.adversarial(one, real=True) for one in judged),
+                'cycle': losses.picture_distance(back.fake, image),
+                'identity': losses.picture_distance(stayed.fake, image),
+                'class_attention': losses.class_attention(made.cam_logit, source_domain=True)
+                + losses.class_attention(stayed.cam_logit, source_domain=False)}
+            if made.recon is not None:
+                parts['recon'] = losses.picture_distance(made.recon, image)
+            for name, part in parts.items():
+                terms[name] = terms[name] + weights[name] * part
+        return terms
+
+    def _discriminators(self, domain):
+        """The global and the local one that know the pictures of a domain."""
+        return self.networks[f'disG{domain}'], self.networks[f'disL{domain}']
+
+    def _let_discriminators_learn(self, learn):
+        for name in DISCRIMINATORS:
+            self.networks[name].requires_grad_(learn)
+
+    def _descend(self, name, loss):
+        self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[name].step()
 
     def _show(self, bar, values):
         rate = bar.format_dict['rate']

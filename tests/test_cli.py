@@ -72,7 +72,8 @@ def test_second_generation_masks_only(places, data_root, tmp_path):
     (tiny / 'testA').rename(tiny / 'pictures')
     (tiny / 'testA').mkdir()
     (tiny / 'pictures').rename(tiny / 'testA' / 'images')
-    flags = [*RUN, *places, '--generation', 'second', '--light', 'False']
+    flags = [*RUN, *places, '--generation', 'second', '--light', 'False',
+             '--amp', 'True']
     trained = command(*flags, '--iteration', 2)
     assert trained.returncode == 0, trained.stderr
     tested = command(*places, '--dataset', 'Tiny', '--phase', 'test', '--device', 'cpu',
