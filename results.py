@@ -13,12 +13,11 @@ from utils import make_folder
 
 
 OVERVIEW_CASES = 8
+OVERVIEW_ROWS = ('image', 'heatmap', 'mask', 'segmentation', 'translated', 'overlay')
 
 
-class TestResults:
+class ResultFolder:
     """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`."""
-
-    __test__ = False  # a name of the field, not a test case
 
     def __init__(self, folder: Path):
         self.folder = make_folder(folder)
@@ -28,17 +27,23 @@ class TestResults:
     def write(self, kind: str, name: str, picture: np.ndarray) -> None:
         """One uint8 picture as `<kind>/<name>.png`."""
         Image.fromarray(picture).save(make_folder(self.folder / kind) / f'{name}.png')
-        shown = self.overview.setdefault(kind, [])
-        if len(shown) < OVERVIEW_CASES:
-            shown.append(picture if picture.ndim == 3 else np.stack([picture] * 3, -1))
+        self.show(kind, picture)
+
+    def show(self, kind: str, picture: np.ndarray) -> None:
+        """Let a uint8 picture be part of the overview, if it is of one of the first cases."""
+        column = self.overview.setdefault(kind, [])
+        if len(column) < OVERVIEW_CASES:
+            column.append(picture if picture.ndim == 3 else np.stack([picture] * 3, -1))
 
     def write_overview(self) -> None:
-        """`overview.png`: what was written of the first cases, a row a kind."""
-        Image.fromarray(pictures.sheet(self.overview)).save(self.folder / 'overview.png')
+        """`overview.png`: the first cases, a row a kind."""
+        rows = {kind: self.overview[kind] for kind in OVERVIEW_ROWS if kind in self.overview}
+        Image.fromarray(pictures.sheet(rows)).save(self.folder / 'overview.png')
 
     def write_overlay(self, case: dataset.Case, segmentation: np.ndarray, label) -> None:
         """The image with the outline of the segmentation and, where there is one, the label."""
         picture = np.asarray(dataset.read_picture(case.picture))
+        self.show('image', picture)
         if label is not None:
             picture = pictures.outline(picture, label, pictures.LABEL_COLOUR)
         self.write('overlay', case.name,

@@ -17,7 +17,7 @@ from logbook import TrainingLog, set_earlier_run_aside
 from metrics import five_figures, mean_figures
 from networks import Translation, build_networks, clip_rho
 from postprocess import clear_background, otsu, to_bytes
-from results import TestResults
+from results import ResultFolder
 from settings import DISCRIMINATORS, GENERATORS, TEST_BATCH_SIZE, Settings
 from utils import UserError, make_folder, pick_device, set_seed
 
@@ -329,7 +329,7 @@ class Trainer:
         self.networks.to(self.device).eval()
 
         folder = settings.result_folder / f'test{settings.stage}' / source.path.stem
-        results = TestResults(folder)
+        results = ResultFolder(folder)
         for case, mask, heatmap, fake in tqdm(self._segment(cases, settings.pictures), 'testing',
                                               len(cases), unit=' images'):
             segmentation = otsu(mask)
