@@ -207,7 +207,21 @@ def test_result_folder_that_cannot_be_written(places, tmp_path):
                           '--result_dir')
 
 
-def test_flags_need_no_working_folder(tmp_path):
+def test_data_is_found_from_any_folder(tmp_path):
     """Started from elsewhere, the program still finds its own data and models."""
     shown = command('--dataset', 'absent', '--phase', 'train', cwd=tmp_path)
     assert_one_line_error(shown, PROJECT / 'dataset' / 'absent' / 'trainA')
+
+
+def test_a_loss_that_is_no_number_stops_the_run(places, tmp_path):
+    result = command(*RUN, *places, '--iteration', 20, '--lr', 1e25)
+    assert result.returncode == 1
+    last = result.stderr.replace('\r', '\n').strip().splitlines()[-1]
+    assert last.startswith('stopped: the ') and 'nan' in last and 'Traceback' not in result.stderr
+
+
+def test_flags_that_contradict_a_resumed_run(places):
+    assert command(*RUN, *places, '--iteration', 2).returncode == 0
+    flags = ['--dataset', 'Tiny', *places, '--resume', '--device', 'cpu', '--iteration', 4]
+    assert_one_line_error(command(*flags, '--n_res', 2), '--n_res 2', 'n_res 1')
+    assert_one_line_error(command(*flags, '--checkpoint', 'x.pt'), '--checkpoint', '--resume')
