@@ -150,13 +150,13 @@ def read(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'{path}: no such checkpoint file')
+        raise UserError(f'{path}: {"a folder, not" if path.is_dir() else "no such"} checkpoint file')
     try:
         with warnings.catch_warnings():  # of torch, about files that are refused below anyway
             warnings.simplefilter('ignore')
             content = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read: {error.strerror or error}') from error
+    except PermissionError as error:
+        raise UserError(f'{path}: cannot be read: {error.strerror}') from error
     except Exception as error:  # torch raises many kinds for a broken file; all mean the same
         if 'Unsupported' in str(error) or 'GLOBAL' in str(error):
             raise UserError(f'{path}: refused: it holds more than tensors and plain values, '

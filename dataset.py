@@ -33,6 +33,14 @@ class Case:
     label: Optional[Path] = None
 
 
+def check_data_folder(folder: Path) -> None:
+    """Raises UserError, naming the data sets there are, where the data set's folder is missing."""
+    if not folder.is_dir():
+        there = sorted(path.name for path in folder.parent.glob('*') if path.is_dir())
+        raise UserError(f'{folder}: no such folder; {folder.parent} holds '
+                        f'{", ".join(there) or "no data set"}; {LAYOUT}')
+
+
 def list_pictures(folder: Path) -> list[Path]:
     """The pictures directly in `folder` (or in its `images`), by name; raises UserError.
 
@@ -76,14 +84,16 @@ def find_cases(data_folder: Path, split: str) -> list[Case]:
     pictures = list_pictures(picture_folder)
     label_folder = next((folder for folder in label_folders
                          if folder.is_dir() and any(folder.iterdir())), None)
-    labels = {path.stem: path for path in list_pictures(label_folder)} if label_folder else {}
-    expected = {path.stem + LABEL_ENDING for path in pictures}
-    for stem, path in labels.items():
-        if stem not in expected:
-            raise UserError(f'{path}: label without a picture: {picture_folder} has no '
-                            f'{stem.removesuffix(LABEL_ENDING)}; labels are named '
-                            f'<image stem>{LABEL_ENDING}.png')
-    return [Case(path.stem, path, labels.get(path.stem + LABEL_ENDING)) for path in pictures]
+    stems = {path.stem for path in pictures}
+    labels = {}
+    for path in list_pictures(label_folder) if label_folder else []:
+        stem, ending = path.stem[:-len(LABEL_ENDING)], path.stem[-len(LABEL_ENDING):]
+        if ending.lower() != LABEL_ENDING:  # the archives write it with s and with S
+            raise UserError(f'{path}: labels are named <image stem>{LABEL_ENDING}.png; rename it')
+        if stem not in stems:
+            raise UserError(f'{path}: label without a picture: {picture_folder} has no {stem}')
+        labels[stem] = path
+    return [Case(path.stem, path, labels.get(path.stem)) for path in pictures]
 
 
 def validation_cases(data_folder: Path) -> list[Case]:
@@ -100,7 +110,7 @@ def read_picture(path: Path, channels: int = 3) -> Image.Image:
     """An 8-bit picture with 3 (RGB) or 1 (grey) channels; raises UserError with the file's name.
 
     Transparent parts are laid on black. Pictures of more than 8 bits a channel, and floating
-    point ones, are scaled by their own range. The pixels stay as they are stored (a rotation
+    point ones, are scaled by their own range; of several pages the first is read. The pixels stay as they are stored (a rotation
     noted in a camera file is not applied), so that masks lie on the stored pixels.
     """
     try:

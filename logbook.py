@@ -12,13 +12,13 @@ from utils import make_folder
 
 
 def set_earlier_run_aside(result_folder: Path, stage: int) -> Path | None:
-    """Move what an earlier run left in model, img and log to `earlier_<time>`; None if nothing.
+    """Move what an earlier run and its tests left to `earlier_<time>`; None if there was no run.
 
     A new run never overwrites an old one.
     """
-    old = [folder for kind in ('model', 'img', 'log')
-           if (folder := result_folder / f'{kind}{stage}').is_dir() and any(folder.iterdir())]
-    if not old:
+    folders = {kind: result_folder / f'{kind}{stage}' for kind in ('model', 'img', 'log', 'test')}
+    old = [folder for folder in folders.values() if folder.is_dir() and any(folder.iterdir())]
+    if not old or old == [folders['test']]:  # a test of another checkpoint is no run
         return None
     aside = result_folder / f'earlier_{datetime.now():%Y%m%d_%H%M%S}'
     make_folder(aside)

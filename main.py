@@ -25,7 +25,7 @@ FLAGS = {
         ('dataset', str, 'name of the data set, a folder in --data_root; "phantom" is built in '
                          'and made on first use'),
         ('data_root', str, 'folder that holds the data sets'),
-        ('result_dir', str, 'folder for checkpoints, masks and figures'),
+        ('result_dir', str, 'folder for checkpoints, masks and figures, from the current one'),
         ('checkpoint', str, "a checkpoint file of ours or of the authors: what to test, or the "
                             "networks to start training from (test's own choice: best.pt of the "
                             'run, else its newest, else the newest of model/)'),
@@ -37,7 +37,8 @@ FLAGS = {
         ('ch', int, 'channels of the first convolution'),
         ('n_res', int, 'residual blocks'),
         ('n_dis', int, 'discriminator depth: n_dis+1 layers global, n_dis-1 local'),
-        ('img_size', int, 'height and width of pictures in the network, px, a multiple of 4'),
+        ('img_size', int, 'height and width of pictures in the network, px: a multiple of 4; to train, '
+                          'at least 96 with n_dis 6'),
         ('img_ch', int, 'channels of a picture: 3 colour, 1 grey'),
     ],
     'training': [
@@ -141,13 +142,20 @@ def run(flags: dict) -> int:
     right."""
     wanted = presets.resolve(flags)  # tells bad flags before anything slow is imported
     import checkpoint as checkpoints
+    import dataset
     import phantom
     from trainer import Diverged, Trainer
 
+    if wanted.dataset != 'phantom':
+        dataset.check_data_folder(wanted.data_folder)
     source = None
     if path := choose_checkpoint(wanted):
-        source = checkpoints.read(path)
-        print(f'checkpoint: {path}')
+        try:
+            source = checkpoints.read(path)
+        except UserError as error:
+            hint = '; remove it to resume from the one before' if wanted.resume else ''
+            raise UserError(f'{error}{hint}') from None
+        print(f'checkpoint: {path} (iteration {source.iteration})')
         saved = source.settings
         if not wanted.resume:  # then only the networks are taken over, not how they were trained
             saved = {name: saved[name] for name in presets.ARCHITECTURE_FIELDS if name in saved}
@@ -162,9 +170,12 @@ def run(flags: dict) -> int:
         return 0
     try:
         trainer.train(source)
-    except Diverged as problem:
-        print(f'stopped: {problem}', file=sys.stderr)
-        return 1
+    except (Diverged, KeyboardInterrupt) as problem:
+        reason = f'stopped: {problem}' if str(problem) else 'interrupted'
+        kept = (f'{trainer.last_saved} is kept, and --resume True goes on from it'
+                if trainer.last_saved else 'no checkpoint had been written yet')
+        print(f'{reason}; {kept}', file=sys.stderr)
+        return 1 if isinstance(problem, Diverged) else 130
     return 0
 
 
@@ -177,8 +188,7 @@ def main() -> int:
         print(f'error: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('interrupted; what was saved is kept, --resume True goes on from it',
-              file=sys.stderr)
+        print('interrupted', file=sys.stderr)
         return 130
     except OSError as error:  # a full disk, a folder that went away
         print(f'error: {error}', file=sys.stderr)

@@ -1,6 +1,7 @@
 """What a test writes: pictures of every case, metrics.csv, metrics.json and a table."""
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,16 @@ OVERVIEW_ROWS = ('image', 'heatmap', 'mask', 'segmentation', 'translated', 'over
 
 
 class ResultFolder:
-    """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`."""
+    """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`.
+
+    Everything is written beside it and takes the place of an earlier test's results in `finish`.
+    """
 
     def __init__(self, folder: Path):
-        self.folder = make_folder(folder)
+        self.final = make_folder(folder)
+        self.folder = folder.with_name(f'.{folder.name}.part')
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a test that was interrupted
+        make_folder(self.folder)
         self.rows = []  # one dict a labelled case: name and five figures
         self.overview = {}  # kind -> pictures of the first cases
 
@@ -63,10 +70,18 @@ class ResultFolder:
                    'per_image': self.rows}
         (self.folder / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')
 
-    def table(self) -> str:
-        """Mean, median, lowest and highest of the five figures, to print."""
-        lines = [f'{len(self.rows)} labelled images, percent'.ljust(32)
-                 + ''.join(f'{figure:>8}' for figure in FIGURES)]
+    def finish(self) -> None:
+        """Replace the results of an earlier test of this checkpoint by these."""
+        for name in (*OVERVIEW_ROWS, 'translated_B'):
+            shutil.rmtree(self.final / name, ignore_errors=True)
+        for path in self.folder.iterdir():
+            path.replace(self.final / path.name)
+        self.folder.rmdir()
+
+    def table(self, cases: int) -> str:
+        """Mean, median, lowest and highest of the five figures of `cases` pictures, to print."""
+        lines = [f'{len(self.rows)} of {cases} images have labels'.ljust(32)
+                 + ''.join(f'{figure:>8}' for figure in FIGURES) + '  percent']
         for name, summary in (('mean', np.mean), ('median', np.median),
                               ('lowest', np.min), ('highest', np.max)):
             lines.append(name.ljust(32) + ''.join(

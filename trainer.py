@@ -19,7 +19,7 @@ from networks import Translation, build_networks, clip_rho
 from postprocess import clear_background, otsu, to_bytes
 from results import ResultFolder
 from settings import DISCRIMINATORS, GENERATORS, TEST_BATCH_SIZE, Settings
-from utils import UserError, make_folder, pick_device, set_seed
+from utils import UserError, bar_interval, make_folder, pick_device, set_seed
 
 LOSS_NAMES = ['discriminator', 'generator', 'adversarial', 'cycle', 'identity',
               'class_attention', 'recon']
@@ -42,6 +42,7 @@ class Trainer:
         self.networks = torch.nn.ModuleDict()
         self.iteration = 0
         self.best_ja = None
+        self.last_saved = None  # path of the newest checkpoint of this run
 
     def autocast(self):
         """bfloat16 where it is safe with --amp, else nothing."""
@@ -65,8 +66,9 @@ class Trainer:
 
         self._prepare_networks(start_from)
         if self.iteration >= settings.iteration:
-            raise UserError(f'nothing to do: {start_from.path} already is at iteration '
-                            f'{self.iteration}; give a larger --iteration')
+            print(f'nothing to do: {start_from.path} already is at iteration {self.iteration}; '
+                  'a larger --iteration goes on')
+            return
         if not settings.resume:
             if aside := set_earlier_run_aside(settings.result_folder, settings.stage):
                 print(f'an earlier run was moved to {aside}')
@@ -77,7 +79,7 @@ class Trainer:
                        + [case.picture for case in val_cases[:SHEET_PICTURES]])
         batches = dataset.training_batches(train_pictures, settings, self.iteration)
         bar = tqdm(batches, 'training', settings.iteration, initial=self.iteration, unit='it',
-                   smoothing=0.05)
+                   smoothing=0.05, mininterval=bar_interval())
         try:
             for batch in bar:
                 self._set_learning_rate()
@@ -102,6 +104,8 @@ class Trainer:
         self.networks = build_networks(self.settings)
         if start_from:
             checkpoints.load_networks(self.networks, start_from, self.settings)
+            if missing := [name for name in self.networks if name not in start_from.networks]:
+                print(f'not in {start_from.path}, so newly initialised: {", ".join(missing)}')
         self.networks.to(self.device)
         self.optimizers = {
             'generators': self._adam(GENERATORS), 'discriminators': self._adam(DISCRIMINATORS)}
@@ -127,7 +131,7 @@ class Trainer:
                             '--resume') from None
         self.iteration = start_from.iteration
         self.best_ja = start_from.best_ja
-        print(f'resuming from {start_from.path} at iteration {self.iteration}')
+        self.last_saved = start_from.path
 
     def _set_learning_rate(self):
         """Constant; with --decay_flag falling linearly to 0 over the second half."""
@@ -151,8 +155,7 @@ class Trainer:
         for name, number in zip(names, numbers):
             if not math.isfinite(number):
                 raise Diverged(f'the {name} loss became {number} at iteration '
-                               f'{self.iteration + 1}; the last checkpoint is kept; go on from it '
-                               'with --resume True and a lower --lr')
+                               f'{self.iteration + 1}; try a lower --lr')
         return dict(zip(names, numbers))
 
     def _translate(self, real) -> tuple[dict[str, Translation], dict[str, Translation]]:
@@ -236,7 +239,7 @@ class Trainer:
         rate = bar.format_dict['rate']
         images = '' if rate is None else f'{2 * self.settings.batch_size * rate:.1f}'
         bar.set_postfix({'D': f'{values["discriminator"]:.3g}',
-                         'G': f'{values["generator"]:.4g}', 'images/s': images})
+                         'G': f'{values["generator"]:.4g}', 'images/s': images}, refresh=False)
 
     def _sheet(self, paths) -> dict[str, list[np.ndarray]]:
         """Rows of image, heatmap, mask, translation, content or composite, reconstruction.
@@ -282,6 +285,7 @@ class Trainer:
         path = folder / checkpoints.file_name(settings.dataset, self.iteration)
         checkpoints.save(path, self.networks, settings, self.iteration, self.best_ja,
                          self.optimizers)
+        self.last_saved = path
         if improved:
             checkpoints.mark_best(path)
         checkpoints.prune(folder, settings.dataset, settings.keep)
@@ -330,9 +334,12 @@ class Trainer:
 
         folder = settings.result_folder / f'test{settings.stage}' / source.path.stem
         results = ResultFolder(folder)
+        blank = 0
         for case, mask, heatmap, fake in tqdm(self._segment(cases, settings.pictures), 'testing',
-                                              len(cases), unit=' images'):
+                                              len(cases), unit=' images',
+                                              mininterval=bar_interval()):
             segmentation = otsu(mask)
+            blank += not 0 < segmentation.mean() <= 0.9
             label = dataset.read_label(case.label) if case.label else None
             results.write('mask', case.name, mask)
             results.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
@@ -346,7 +353,10 @@ class Trainer:
         if settings.pictures:
             self._translate_normal(results)
         results.write_metrics(settings.dataset, settings.stage, source.path)
-        print(results.table() if results.rows else 'no labels: masks only, no figures')
+        results.finish()
+        print(results.table(len(cases)) if results.rows else 'no labels: masks only, no figures')
+        if blank:
+            print(f'{blank} of {len(cases)} segmentations are empty or cover over 90 % of the picture')
         print(f'results are in {folder}')
 
     def _translate_normal(self, results) -> None:

@@ -64,6 +64,14 @@ def test_train_then_test(places, tmp_path, data_root):
         assert metrics['mean']['JA'] == pytest.approx(
             np.mean([row['JA'] for row in metrics['per_image']]))
 
+    # a second test leaves nothing of the first behind
+    (data_root / 'Tiny' / 'testA' / 'wide.jpg').unlink()
+    again = command(*places, '--dataset', 'Tiny', '--phase', 'test', '--device', 'cpu',
+                    '--pictures', 'False')
+    assert again.returncode == 0, again.stderr
+    assert names(folder / 'mask') == ['t0.png', 't1.png', 't2.png']
+    assert not (folder / 'overlay').exists() and names(folder.parent) == ['best']
+
 
 def test_second_generation_masks_only(places, data_root, tmp_path):
     tiny = data_root / 'Tiny'
@@ -110,15 +118,18 @@ def test_resume_goes_on_as_if_never_stopped(places, tmp_path):
     with open(tmp_path / 'results' / 'Tiny' / 'log1' / 'losses.csv') as file:
         assert [row[0] for row in csv.reader(file)] == ['iteration', '1', '2', '3', '4']
     done = command('--dataset', 'Tiny', *places, '--device', 'cpu', '--resume')
-    assert_one_line_error(done, 'already is at iteration 4', '--iteration')
+    assert done.returncode == 0 and 'already is at iteration 4' in done.stdout
 
 
 def test_a_new_run_leaves_the_earlier_one_whole(places, tmp_path):
     for seed in (0, 1):
         assert command(*RUN, *places, '--iteration', 2, '--seed', seed).returncode == 0
+        if seed == 0:
+            tested = command('--dataset', 'Tiny', *places, '--phase', 'test', '--device', 'cpu')
+            assert tested.returncode == 0
     results = tmp_path / 'results' / 'Tiny'
     earlier, = results.glob('earlier_*')
-    assert names(earlier) == ['img1', 'log1', 'model1']
+    assert names(earlier) == ['img1', 'log1', 'model1', 'test1']
     assert names(earlier / 'model1') == names(results / 'model1')
 
 
@@ -210,14 +221,15 @@ def test_result_folder_that_cannot_be_written(places, tmp_path):
 def test_data_is_found_from_any_folder(tmp_path):
     """Started from elsewhere, the program still finds its own data and models."""
     shown = command('--dataset', 'absent', '--phase', 'train', cwd=tmp_path)
-    assert_one_line_error(shown, PROJECT / 'dataset' / 'absent' / 'trainA')
+    assert_one_line_error(shown, PROJECT / 'dataset' / 'absent', 'no such folder', 'trainA/')
 
 
 def test_a_loss_that_is_no_number_stops_the_run(places, tmp_path):
     result = command(*RUN, *places, '--iteration', 20, '--lr', 1e25)
     assert result.returncode == 1
     last = result.stderr.replace('\r', '\n').strip().splitlines()[-1]
-    assert last.startswith('stopped: the ') and 'nan' in last and 'Traceback' not in result.stderr
+    assert last.startswith('stopped: the ') and 'no checkpoint' in last
+    assert 'Traceback' not in result.stderr
 
 
 def test_flags_that_contradict_a_resumed_run(places):

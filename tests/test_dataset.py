@@ -78,6 +78,13 @@ def test_both_layouts(tmp_path):
         dataset.check_cases(cases)
 
 
+def test_label_ending_in_either_case(data_root):
+    labels = data_root / 'Tiny' / 'test' / 'labels'
+    (labels / 't0_segmentation.png').rename(labels / 't0_Segmentation.png')
+    cases = dataset.find_cases(data_root / 'Tiny', 'test')
+    assert cases[0].label == labels / 't0_Segmentation.png'
+
+
 def test_labels_are_optional(data_root):
     for label in (data_root / 'Tiny' / 'val' / 'labels').iterdir():
         label.unlink()
@@ -99,7 +106,10 @@ def test_label_without_picture_or_of_another_size(data_root):
     draw_labels(labels, ['t2'], size=(30, 36))
     with pytest.raises(UserError, match=r't2_segmentation\.png: is 30×36 px, but t2\.png is 40×36'):
         dataset.check_cases(dataset.find_cases(data_root / 'Tiny', 'test'))
-    (labels / 't2_segmentation.png').rename(labels / 'gone_segmentation.png')
+    (labels / 't2_segmentation.png').rename(labels / 't2.png')
+    with pytest.raises(UserError, match=r'labels are named <image stem>_segmentation'):
+        dataset.find_cases(data_root / 'Tiny', 'test')
+    (labels / 't2.png').rename(labels / 'gone_segmentation.png')
     with pytest.raises(UserError, match=r'gone_segmentation\.png: label without a picture'):
         dataset.find_cases(data_root / 'Tiny', 'test')
 
