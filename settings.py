@@ -50,7 +50,7 @@ DATASET_DEFAULTS = {
     # ours: small enough to train in minutes on two CPU cores; measured in benchmarks/README.md
     ('first', 'phantom'): {'ch': 16, 'img_size': 128, 'iteration': 200, 'lr': 1e-4,
                            'print_freq': 50, 'save_freq': 50},
-    # (crops out of size + 50 px cut away half of a 128 px picture: without augmentation)
+    # (without augmentation: crops out of size + 50 px cut away half of a 128 px picture)
     ('second', 'phantom'): {'ch': 16, 'img_size': 128, 'iteration': 400, 'lr': 2e-4,
                             'augment': False, 'print_freq': 100, 'save_freq': 100},
 }
