@@ -110,8 +110,9 @@ def read_picture(path: Path, channels: int = 3) -> Image.Image:
     """An 8-bit picture with 3 (RGB) or 1 (grey) channels; raises UserError with the file's name.
 
     Transparent parts are laid on black. Pictures of more than 8 bits a channel, and floating
-    point ones, are scaled by their own range; of several pages the first is read. The pixels stay as they are stored (a rotation
-    noted in a camera file is not applied), so that masks lie on the stored pixels.
+    point ones, are scaled by their own range; of several pages the first is read.
+    The pixels stay as they are stored (a rotation noted in a camera file is not applied), so that
+    masks lie on the stored pixels.
     """
     try:
         with Image.open(path) as image:

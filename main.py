@@ -37,8 +37,8 @@ FLAGS = {
         ('ch', int, 'channels of the first convolution'),
         ('n_res', int, 'residual blocks'),
         ('n_dis', int, 'discriminator depth: n_dis+1 layers global, n_dis-1 local'),
-        ('img_size', int, 'height and width of pictures in the network, px: a multiple of 4; to train, '
-                          'at least 96 with n_dis 6'),
+        ('img_size', int, 'height and width of pictures in the network, px: a multiple of 4; '
+                          'to train, at least 96 with n_dis 6'),
         ('img_ch', int, 'channels of a picture: 3 colour, 1 grey'),
     ],
     'training': [

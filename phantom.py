@@ -168,7 +168,7 @@ def _write_set(root, name, count, diseased, label_folder, generator, size, bar):
     for index in range(count):
         image, mask = draw_skin(generator(index), size, diseased)
         stem = f'{"disease" if diseased else "normal"}_{index + 1:04d}'
-        Image.fromarray(image).save(root / name / f'{stem}.png')
+        Image.fromarray(image).save(root / name / f'{stem}.png', compress_level=1)
         if label_folder:
             Image.fromarray(mask).save(root / label_folder / f'{stem}_segmentation.png')
         bar.update()

@@ -356,7 +356,8 @@ class Trainer:
         results.finish()
         print(results.table(len(cases)) if results.rows else 'no labels: masks only, no figures')
         if blank:
-            print(f'{blank} of {len(cases)} segmentations are empty or cover over 90 % of the picture')
+            print(f'{blank} of {len(cases)} segmentations are empty or cover over 90 % of the '
+                  'picture')
         print(f'results are in {folder}')
 
     def _translate_normal(self, results) -> None:
