@@ -4,6 +4,7 @@
 
 writes the part of a checkpoint that test needs (genA2B alone, half precision) to a small file.
 """
+import hashlib
 import os
 import re
 import sys
@@ -14,8 +15,8 @@ from pathlib import Path
 import torch
 
 from networks import build_networks
-from settings import (ARCHITECTURE_FIELDS, DEFAULTS, DISCRIMINATORS, GENERATORS, NETWORKS, PROJECT,
-                      Architecture, Settings)
+from settings import (ARCHITECTURE_FIELDS, DEFAULTS, DISCRIMINATORS, NETWORKS, PLACE_FIELDS,
+                      PROJECT, STUDENT_NETWORKS, Architecture, Settings)
 from utils import UserError
 
 FORMAT = 'label-transfer 1'
@@ -27,7 +28,7 @@ class Checkpoint:
     """What a file holds, under our names, on the CPU."""
 
     path: Path
-    networks: dict  # network name -> state dict; at least genA2B
+    networks: dict  # network name -> state dict; at least genA2B, or a student's average
     settings: dict  # fields of Settings, at least those of the architecture
     iteration: int = 0
     best_ja: float | None = None  # best JA on val until then, percent
@@ -137,7 +138,7 @@ def _read_off_architecture(path: Path, states: dict) -> Architecture:
                                for key in states[name])
             break
     return Architecture(generation, int(ch), n_res, light, n_dis, img_size,
-                        int(inputs) // (2 if generation == 'first' else 1))
+                        int(inputs) // (2 if generation == 'first' else 1), 'published')
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -163,17 +164,18 @@ def read(path: Path) -> Checkpoint:
                             'and loading it could run code') from None
         raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
 
-    states = {name: content[name] for name in NETWORKS if name in content} \
+    states = {name: content[name] for name in (*NETWORKS, *STUDENT_NETWORKS) if name in content} \
         if isinstance(content, dict) else {}
     for name, state in states.items():
         if not isinstance(state, dict) or not all(
                 isinstance(key, str) and isinstance(value, torch.Tensor)
                 for key, value in state.items()):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
-    if 'genA2B' not in states:
+    ours = content.get('format') == FORMAT if isinstance(content, dict) else False
+    if 'genA2B' not in states and not (ours and 'average' in states):
         raise UserError(f'{path}: holds no network genA2B; not a checkpoint of this method')
 
-    if content.get('format') == FORMAT:
+    if ours:
         if not isinstance(content.get('iteration'), int):
             raise UserError(f'{path}: does not say its iteration; damaged')
         checkpoint = Checkpoint(path, states, _checked_settings(path, content.get('settings')),
@@ -197,7 +199,10 @@ def _checked_settings(path: Path, saved) -> dict:
     """The saved fields of Settings, each of the type it has to be."""
     kinds = {'str': (str,), 'int': (int, list, tuple), 'float': (float, int), 'bool': (bool,)}
     types = {name: kinds[kind if isinstance(kind, str) else kind.__name__]
-             for base in (Architecture, Settings) for name, kind in base.__annotations__.items()}
+             for base in (Architecture, Settings) for name, kind in base.__annotations__.items()
+             if name not in PLACE_FIELDS}
+    if isinstance(saved, dict):  # files of before there were students do not say it
+        saved = {'scheme': 'published'} | saved
     if not isinstance(saved, dict) or not set(ARCHITECTURE_FIELDS) <= set(saved) or not all(
             isinstance(value, types[name]) for name, value in saved.items() if name in types):
         raise UserError(f'{path}: its settings are missing or damaged')
@@ -277,15 +282,30 @@ def prune(folder: Path, dataset: str, keep: int) -> None:
         path.unlink()
 
 
-def write_test_part(source: Path, target: Path) -> None:
-    """genA2B alone in half precision: all that masks of disease pictures need."""
-    checkpoint = read(source)
+def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> None:
+    """The one network that makes masks of disease pictures, by default in half precision."""
+    name = mask_network_name(checkpoint)
     defaults = {name: DEFAULTS[name][0] for name in ('img_size', 'n_dis')}
     write_atomically({
         'format': FORMAT, 'iteration': checkpoint.iteration, 'best_ja': checkpoint.best_ja,
         'settings': defaults | checkpoint.settings,
-        'genA2B': {key: tensor.half() for key, tensor in checkpoint.networks['genA2B'].items()},
-    }, target)
+        name: {key: tensor.half() if half else tensor
+               for key, tensor in checkpoint.networks[name].items()}}, target)
+
+
+def mask_network_name(checkpoint: Checkpoint) -> str:
+    """The network that makes the masks of disease pictures: genA2B, or a student's average."""
+    return 'average' if checkpoint.settings.get('scheme') == 'student' else 'genA2B'
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """16 hex digits that tell the mask-making networks of two files apart, whatever else is in
+    the files and wherever they lie."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(checkpoint.networks[mask_network_name(checkpoint)].items()):
+        digest.update(key.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------- choosing a file
@@ -300,23 +320,25 @@ def numbered(folder: Path, dataset: str) -> list[Path]:
 
 
 def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
-    """best.pt of the run, else its newest checkpoint, else the newest of model/."""
+    """best.pt of the run, else its newest checkpoint, else (stage 1) the newest of model/."""
     run_folder = result_folder / f'model{stage}'
     if (run_folder / 'best.pt').is_file():
         return run_folder / 'best.pt'
-    for folder in (run_folder, MODEL_FOLDER):
+    folders = [run_folder, MODEL_FOLDER] if stage == 1 else [run_folder]
+    for folder in folders:
         if found := numbered(folder, dataset):
             return found[-1]
-    raise UserError(f'no checkpoint for {dataset}: looked for {run_folder}/best.pt, '
-                    f'{run_folder}/{dataset}_params_*.pt and {MODEL_FOLDER}/{dataset}_params_*.pt; '
-                    'train first, or name a file with --checkpoint')
+    looked_for = [f'{run_folder}/best.pt', *(f'{folder}/{dataset}_params_*.pt'
+                                             for folder in folders)]
+    raise UserError(f'no checkpoint of stage {stage} for {dataset}: looked for '
+                    f'{", ".join(looked_for)}; train first, or name a file with --checkpoint')
 
 
 if __name__ == '__main__':
     if len(sys.argv) != 3:
         sys.exit('usage: python checkpoint.py SOURCE TARGET')
     try:
-        write_test_part(Path(sys.argv[1]), Path(sys.argv[2]))
+        write_test_part(read(Path(sys.argv[1])), Path(sys.argv[2]))
     except (UserError, OSError) as problem:
         print(f'error: {problem}', file=sys.stderr)
         sys.exit(2)

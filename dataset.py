@@ -179,10 +179,12 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
-def augment(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def augment(image: Image.Image, size: tuple[int, int], rng: np.random.Generator,
+            contrast: bool = True) -> Image.Image:
     """The second generation's augmentation: flips, a crop of size out of size + 50, contrast.
 
-    Both flips with probability ½, contrast times a number in [0.9, 1.1].
+    Both flips with probability ½, contrast times a number in [0.9, 1.1]. A mask that has to move
+    with its picture goes through with an equal `rng` and without `contrast`.
     """
     image = resize(image, (size[0] + 50, size[1] + 50))
     if rng.random() < 0.5:
@@ -191,33 +193,49 @@ def augment(image: Image.Image, size: tuple[int, int], rng: np.random.Generator)
         image = transforms.vflip(image)
     top, left = rng.integers(0, 51, 2)
     image = transforms.crop(image, int(top), int(left), *size)
-    return transforms.adjust_contrast(image, rng.uniform(0.9, 1.1))
+    return transforms.adjust_contrast(image, rng.uniform(0.9, 1.1)) if contrast else image
 
 
-class UnpairedPictures(Dataset):
-    """Endless unpaired samples {'A': …, 'B': …}, img_ch×H×W each; a sample is a function of
-    (seed, position) alone, so any number of workers and a resumed run see the same ones.
+class UnpairedBatches(Dataset):
+    """Unpaired training batches {'A': …, 'B': …}, count×img_ch×H×W each, and with `masks` also
+    {'mask': count×1×H×W in [-1, 1]}, the stage-1 masks of A.
 
-    Each domain goes through all its pictures in an order of its own, drawn anew every round.
+    A batch is a function of (seed, iteration) alone, so any number of workers and a resumed run
+    see the same ones. Each domain goes through all its pictures in an order of its own, drawn
+    anew every round.
     """
 
-    def __init__(self, pictures: dict[str, list[Path]], settings):
+    def __init__(self, pictures: dict[str, list[Path]], counts: dict[str, int], settings,
+                 masks: dict[str, Path] | None = None):
         self.pictures = pictures
+        self.counts = counts
         self.settings = settings
+        self.masks = masks
         self._orders = {}
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        return {domain: self._sample(domain, position) for domain in self.pictures}
+    def __getitem__(self, iteration: int) -> dict[str, torch.Tensor]:
+        batch = {}
+        for domain, count in self.counts.items():
+            positions = range(iteration * count, (iteration + 1) * count)
+            paths = [self._path(domain, position) for position in positions]
+            batch[domain] = self._stack(domain, paths, positions)
+            if domain == 'A' and self.masks:
+                batch['mask'] = self._stack(domain, [self.masks[path.stem] for path in paths],
+                                            positions, of_masks=True)
+        return batch
 
-    def _sample(self, domain, position):
+    def _stack(self, domain, paths, positions, of_masks=False):
         settings = self.settings
-        image = read_picture(self._path(domain, position), settings.img_ch)
-        if settings.augment:
-            rng = np.random.default_rng((settings.seed, ord(domain), position, 1))
-            image = augment(image, settings.size, rng)
-        else:
-            image = resize(image, settings.size)
-        return to_tensor(image)
+        samples = []
+        for path, position in zip(paths, positions):
+            image = read_picture(path, 1 if of_masks else settings.img_ch)
+            if settings.augment and settings.scheme != 'student':  # a student's is in student.py
+                rng = np.random.default_rng((settings.seed, ord(domain), position, 1))
+                image = augment(image, settings.size, rng, contrast=not of_masks)
+            else:
+                image = resize(image, settings.size)
+            samples.append(to_tensor(image))
+        return torch.stack(samples) if samples else torch.empty(0, settings.img_ch, *settings.size)
 
     def _path(self, domain, position):
         paths = self.pictures[domain]
@@ -228,32 +246,42 @@ class UnpairedPictures(Dataset):
         return paths[self._orders[domain][1][place]]
 
 
-def training_batches(pictures: dict[str, list[Path]], settings, start: int) -> DataLoader:
-    """Batches of iterations start+1 … settings.iteration."""
-    batch = settings.batch_size
-    positions = range(start * batch, settings.iteration * batch)
-    return DataLoader(UnpairedPictures(pictures, settings), batch, sampler=positions,
-                      num_workers=settings.num_workers,
+def training_batches(pictures: dict[str, list[Path]], settings, start: int,
+                     masks: dict[str, Path] | None = None) -> DataLoader:
+    """Batches of iterations start+1 … settings.iteration; `masks` by the stem of their picture."""
+    normal = settings.normal_batch if settings.scheme == 'student' else settings.batch_size
+    counts = {'A': settings.batch_size, 'B': normal}
+    return DataLoader(UnpairedBatches(pictures, counts, settings, masks), batch_size=None,
+                      sampler=range(start, settings.iteration), num_workers=settings.num_workers,
                       pin_memory=torch.cuda.is_available())
 
 
 class SinglePictures(Dataset):
-    """Pictures in order, as img_ch×H×W tensors at the network's size."""
+    """Pictures in order, at the network's size: {'image': img_ch×H×W} and with `masks` also
+    {'mask': 1×H×W in [-1, 1]}."""
 
-    def __init__(self, paths: list[Path], settings):
+    def __init__(self, paths: list[Path], settings, masks: dict[str, Path] | None = None):
         self.paths = paths
         self.settings = settings
+        self.masks = masks
 
     def __len__(self):
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        image = read_picture(self.paths[index], self.settings.img_ch)
-        return to_tensor(resize(image, self.settings.size))
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        def read(path, channels):
+            return to_tensor(resize(read_picture(path, channels), self.settings.size))
+
+        path = self.paths[index]
+        sample = {'image': read(path, self.settings.img_ch)}
+        if self.masks:
+            sample['mask'] = read(self.masks[path.stem], 1)
+        return sample
 
 
-def picture_batches(paths: list[Path], settings, batch_size: int) -> DataLoader:
-    """Batches B×img_ch×H×W of all pictures, in order."""
+def picture_batches(paths: list[Path], settings, batch_size: int,
+                    masks: dict[str, Path] | None = None) -> DataLoader:
+    """Batches {'image': B×img_ch×H×W, …} of all pictures, in order; `masks` by their stem."""
     # a worker takes longer to start than to read a few dozen pictures
-    return DataLoader(SinglePictures(paths, settings), batch_size,
+    return DataLoader(SinglePictures(paths, settings, masks), batch_size,
                       num_workers=min(settings.num_workers, len(paths) // 64))

@@ -35,3 +35,21 @@ def class_attention(cam_logit: Tensor, source_domain: bool) -> Tensor:
     """
     logit = cam_logit.float()
     return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, float(source_domain)))
+
+
+def cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Σ w·[−t·log p − (1−t)·log(1−p)] / Σ w with p = sigmoid(logit); all B×1×H×W, t and w in [0, 1]."""
+    loss = F.binary_cross_entropy_with_logits(logit.float(), target, reduction='none')
+    return (weight * loss).sum() / weight.sum().clamp(min=1)
+
+
+def dice(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean over pictures of 1 − (2·Σ w·p·t + 1) / (Σ w·(p + t) + 1) (Milletari et al. 2016).
+
+    B×1×H×W each, as in `cross_entropy`; 0 for an empty batch.
+    """
+    if not len(logit):
+        return logit.sum()
+    p = torch.sigmoid(logit.float())
+    both, either = ((weight * part).sum((1, 2, 3)) for part in (p * target, p + target))
+    return (1 - (2 * both + 1) / (either + 1)).mean()

@@ -5,6 +5,7 @@
 """
 import argparse
 import sys
+from pathlib import Path
 
 import settings as presets
 from utils import UserError, make_folder
@@ -20,15 +21,25 @@ def boolean(text: str) -> bool:
 # Flags by purpose: name, type (or choices), help. The default is added to each help text.
 FLAGS = {
     'what to do': [
-        ('phase', ('train', 'test'), 'train networks, or make masks and figures with them'),
-        ('stage', (1,), '1: label transfer between disease and normal pictures'),
+        ('phase', ('train', 'val', 'test', 'pseudo_mask'),
+         'train networks; val: choose checkpoint and post-processing on labelled val pictures; '
+         'test: make masks and figures of testA; pseudo_mask: write the stage-1 masks of trainA, '
+         'val and testA'),
+        ('stage', (1, 2), '1: label transfer between disease and normal pictures; 2: better masks '
+                          'from those of stage 1'),
+        ('scheme', ('student', 'published'),
+         'stage 2: a student that learns from a teacher, or, as published, generators that see '
+         'the stage-1 mask'),
         ('dataset', str, 'name of the data set, a folder in --data_root; "phantom" is built in '
                          'and made on first use'),
         ('data_root', str, 'folder that holds the data sets'),
         ('result_dir', str, 'folder for checkpoints, masks and figures, from the current one'),
         ('checkpoint', str, "a checkpoint file of ours or of the authors: what to test, or the "
                             "networks to start training from (test's own choice: best.pt of the "
-                            'run, else its newest, else the newest of model/)'),
+                            'run, else its newest, else for stage 1 the newest of model/); for '
+                            'val several, of one folder (its own choice: all of the run)'),
+        ('teacher', str, "stage 2: the stage-1 checkpoint whose masks it starts from (its own "
+                         'choice: syn_* folders of the data set, else what test would take)'),
         ('resume', boolean, 'train: go on from the newest checkpoint of the run'),
     ],
     'networks': [
@@ -58,6 +69,32 @@ FLAGS = {
         ('cam_weight', float, 'class attention'),
         ('recon_weight', float, 'reconstruction'),
     ],
+    'student of stage 2': [
+        ('normal_batch', int, 'normal pictures in an iteration, beside --batch_size of disease'),
+        ('component', ('central', 'large', 'all'),
+         'components that stay in a target: the most central one, those of at least 0.3 of the '
+         'largest, or all'),
+        ('warm_up', int, 'iterations on the stage-1 masks before renewed targets'),
+        ('ramp_up', int, 'iterations after the warm-up in which the share of renewed targets grows '
+                         'to all'),
+        ('renew_freq', int, 'iterations between two renewals of the targets; 0: never'),
+        ('ema_decay', float, "decay of the student's moving average"),
+        ('guard', float, 'a renewed target counts where its JA with the stage-1 mask is at least '
+                         'this, 0 to 1; else the stage-1 mask stays'),
+        ('confidence', float, 'pixels whose renewed mask m has |2m − 1| below this do not count'),
+        ('ce_weight', float, 'cross entropy on disease pictures'),
+        ('dice_weight', float, 'Dice loss on disease pictures'),
+        ('normal_weight', float, 'cross entropy of an empty mask on normal pictures'),
+    ],
+    'post-processing': [
+        ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'none'),
+         'how a mask becomes a segmentation; auto: what val chose, else otsu (stage 1, published '
+         'scheme) or threshold at one half (student); none: soft masks alone'),
+        ('crf_t', float, "exponent t of the CRF's background score (1 − mask)^t; 0: what val "
+                         'chose, else 1'),
+        ('clear_corners', boolean, 'no lesion in the four corner triangles of legs 80/256'),
+        ('flips', boolean, 'average masks over the four flips of a picture'),
+    ],
     'output': [
         ('print_freq', int, 'iterations between two sheets of sample pictures'),
         ('save_freq', int, 'iterations between two checkpoints, each scored on val if it has '
@@ -81,9 +118,14 @@ def default_text(name: str) -> str:
         return 'phantom'
     if name == 'generation':
         return 'first'
+    if name == 'checkpoint':
+        return 'none'
+    if name == 'scheme':
+        return 'student'
     if name not in presets.DEFAULTS:
         value = presets.Settings.__dataclass_fields__[name].default
-        return 'none' if value == '' else str(value)
+        text = 'none' if value == '' else str(value)
+        return text + student_text(name)
     first, second = presets.DEFAULTS[name]
     text = f'{first}' if first == second else f'{first}; second generation {second}'
     for (generation, dataset), values in presets.DATASET_DEFAULTS.items():
@@ -91,6 +133,15 @@ def default_text(name: str) -> str:
             text += f'; {dataset}, {generation} {values[name]}'
     if name == 'batch_size':
         text += f'; test {presets.TEST_BATCH_SIZE}'
+    return text + student_text(name)
+
+
+def student_text(name: str) -> str:
+    """The defaults of a student, where they are others."""
+    text = f'; student {presets.STUDENT_DEFAULTS[name]}' if name in presets.STUDENT_DEFAULTS else ''
+    for dataset, values in presets.STUDENT_DATASET_DEFAULTS.items():
+        if name in values:
+            text += f'; {dataset}, student {values[name]}'
     return text
 
 
@@ -114,42 +165,76 @@ def build_parser() -> argparse.ArgumentParser:
                 options = {'type': type(kind[0]), 'choices': kind}
             elif kind is boolean:
                 options = {'type': boolean, 'nargs': '?', 'const': True, 'metavar': 'True|False'}
+            elif name == 'checkpoint':
+                options = {'nargs': '+', 'metavar': 'FILE'}
             group.add_argument(f'--{name}', help=f'{text} (default: {default_text(name)})',
                                **options)
     return parser
 
 
-def choose_checkpoint(wanted: presets.Settings):
-    """The file that the settings ask for, or None for a run from the beginning."""
+def choose_checkpoints(wanted: presets.Settings) -> list[Path]:
+    """The files that the settings ask for; none for a run from the beginning."""
     import checkpoint as checkpoints
 
+    given = [Path(path) for path in wanted.checkpoint]
+    if wanted.phase == 'val':
+        if len({path.parent.resolve() for path in given}) > 1:
+            raise UserError('--checkpoint: val.json and best.pt are written beside the files, so '
+                            'give files of one folder')
+        if not given:
+            given = checkpoints.numbered(wanted.run_folder, wanted.dataset)
+        # the best so far competes, so that it gives way only to a better one
+        best = (given[0].parent if given else wanted.run_folder) / 'best.pt'
+        if best.is_file() and best not in given:
+            given.append(best)
+        return given or [checkpoints.choose_for_test(wanted.result_folder, wanted.dataset,
+                                                     wanted.stage)]
+    if len(given) > 1:
+        raise UserError(f'--checkpoint: --phase {wanted.phase} takes one file')
     if wanted.phase == 'test':
-        return wanted.checkpoint or checkpoints.choose_for_test(
-            wanted.result_folder, wanted.dataset, wanted.stage)
+        return given or [checkpoints.choose_for_test(wanted.result_folder, wanted.dataset,
+                                                     wanted.stage)]
     if not wanted.resume:
-        return wanted.checkpoint or None
-    if wanted.checkpoint:
+        return given
+    if given:
         raise UserError('--checkpoint starts a new run and --resume goes on with one: give one of '
                         'the two')
-    found = checkpoints.numbered(wanted.result_folder / f'model{wanted.stage}', wanted.dataset)
+    found = checkpoints.numbered(wanted.run_folder, wanted.dataset)
     if not found:
         print('nothing to resume yet: starting at iteration 0')
-    return found[-1] if found else None
+    return found[-1:]
+
+
+def inherited_settings(wanted: presets.Settings) -> dict:
+    """What a new run of stage 2 takes over from its teacher unless flags say otherwise: the size
+    of pictures; in the published scheme, which is stage 1 again, all."""
+    import checkpoint as checkpoints
+    from masks import choose_teacher
+
+    if not (teacher := choose_teacher(wanted)):
+        return {}
+    saved = checkpoints.read(teacher).settings
+    names = ('img_size', 'img_ch') if wanted.scheme == 'student' else presets.RUN_FIELDS
+    return {name: saved[name] for name in names if name in saved}
 
 
 def run(flags: dict) -> int:
-    """Train or test as the flags say; the exit code. Raises UserError for what the user can put
-    right."""
+    """Do what the flags say; the exit code. Raises UserError for what the user can put right."""
     wanted = presets.resolve(flags)  # tells bad flags before anything slow is imported
     import checkpoint as checkpoints
     import dataset
     import phantom
-    from trainer import Diverged, Trainer
+    from trainer import Trainer
 
     if wanted.dataset != 'phantom':
         dataset.check_data_folder(wanted.data_folder)
-    source = None
-    if path := choose_checkpoint(wanted):
+    elif not wanted.data_folder.exists():
+        make_folder(wanted.data_folder.parent, '--data_root')
+        phantom.write_phantom(wanted.data_folder)
+
+    sources = []
+    paths = choose_checkpoints(wanted) if wanted.phase != 'pseudo_mask' else []
+    for path in paths:
         try:
             source = checkpoints.read(path)
         except UserError as error:
@@ -157,17 +242,34 @@ def run(flags: dict) -> int:
             raise UserError(f'{error}{hint}') from None
         print(f'checkpoint: {path} (iteration {source.iteration})')
         saved = source.settings
-        if not wanted.resume:  # then only the networks are taken over, not how they were trained
+        if wanted.phase == 'train' and not wanted.resume:
+            # only the networks are taken over, not how they were trained
             saved = {name: saved[name] for name in presets.ARCHITECTURE_FIELDS if name in saved}
-        wanted = presets.resolve(flags, saved, str(path))
+        sources.append((source, presets.resolve(flags, saved, str(path))))
+    if wanted.phase == 'val':  # best.pt mostly is one of the numbered files
+        sources = list({checkpoints.fingerprint(source): (source, own)
+                        for source, own in reversed(sources)}.values())[::-1]
+    if sources:
+        wanted = sources[0][1]
+    elif wanted.phase == 'train' and wanted.stage == 2:
+        wanted = presets.resolve(flags, inherited=inherited_settings(wanted))
 
-    if wanted.dataset == 'phantom' and not wanted.data_folder.exists():
-        make_folder(wanted.data_folder.parent, '--data_root')
-        phantom.write_phantom(wanted.data_folder)
     trainer = Trainer(wanted)
-    if wanted.phase == 'test':
-        trainer.test(source)
-        return 0
+    if wanted.phase == 'train':
+        return train(trainer, sources[0][0] if sources else None)
+    if wanted.phase == 'val':
+        trainer.val(sources)
+    elif wanted.phase == 'test':
+        trainer.test(sources[0][0])
+    else:
+        trainer.pseudo_mask()
+    return 0
+
+
+def train(trainer, source) -> int:
+    """Train, and say what is kept if that stops early; the exit code."""
+    from trainer import Diverged
+
     try:
         trainer.train(source)
     except (Diverged, KeyboardInterrupt) as problem:

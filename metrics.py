@@ -31,3 +31,15 @@ def mean_figures(rows: list[dict]) -> dict[str, float]:
     if not rows:
         return {}
     return {figure: float(np.mean([row[figure] for row in rows])) for figure in FIGURES}
+
+
+def paired_bootstrap(one, other, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of mean(other − one) over images, by resampling the images.
+
+    `one` and `other` are the same figure of the same images, under two methods.
+    """
+    differences = np.asarray(other, float) - np.asarray(one, float)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(differences), (resamples, len(differences)))
+    low, high = np.percentile(differences[drawn].mean(1), (2.5, 97.5))
+    return float(low), float(high)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from settings import GENERATORS, DISCRIMINATORS, Architecture
+from settings import GENERATORS, NETWORKS, STUDENT_NETWORKS, Architecture
 
 EPSILON = 1e-5  # inside every normalisation's square root
 
@@ -37,7 +37,7 @@ class MaskPrediction(NamedTuple):
     """What the short path through a generator makes: no translation."""
 
     mask: Tensor  # B×1×H×W in [0, 1]
-    heatmap: Tensor  # B×1×H/4×W/4
+    heatmap: Optional[Tensor] = None  # B×1×H/4×W/4; a student has none
 
 
 class Judgement(NamedTuple):
@@ -388,11 +388,66 @@ class Discriminator(nn.Module):
         return Judgement(self.output(attended), cam_logit, heatmap)
 
 
+# ----------------------------------------------------------------------------------- student
+
+
+class DoubleConv(nn.Module):
+    """Twice: convolution 3×3, group normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(*[
+            layer for inputs in (in_channels, out_channels) for layer in
+            (reflect_conv(inputs, out_channels, 3), nn.GroupNorm(4, out_channels), nn.ReLU())])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class SegmentationNetwork(nn.Module):
+    """The student of stage 2: a compact U-Net (Ronneberger et al. 2015), four halvings deep."""
+
+    DEPTH = 4
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        widths = [architecture.ch * 2 ** min(level, 3) for level in range(self.DEPTH + 1)]
+        self.stem = DoubleConv(architecture.img_ch, widths[0])
+        self.down = nn.ModuleList([DoubleConv(above, below)
+                                   for above, below in zip(widths, widths[1:])])
+        self.up = nn.ModuleList([DoubleConv(below + above, above)
+                                 for above, below in reversed([*zip(widths, widths[1:])])])
+        self.output = nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pictures B×img_ch×H×W in [-1, 1] to lesion logits B×1×H×W."""
+        x = self.stem(image)
+        skipped = []
+        for layer in self.down:
+            skipped.append(x)
+            x = layer(F.max_pool2d(x, 2))
+        for layer in self.up:
+            beside = skipped.pop()
+            x = F.interpolate(x, size=beside.shape[-2:], mode='bilinear', align_corners=False)
+            x = layer(torch.cat([x, beside], 1))
+        return self.output(x)
+
+    def predict_mask(self, image: Tensor) -> MaskPrediction:
+        return MaskPrediction(torch.sigmoid(self(image).float()))
+
+
 def build_networks(architecture: Architecture, names=None) -> nn.ModuleDict:
-    """The six networks (or those named), freshly initialised, under their published names."""
+    """The networks of a scheme (or those named), freshly initialised: the published six, or the
+    student's."""
     generator = {'first': FirstGenerator, 'second': SecondGenerator}[architecture.generation]
     depth = {'disG': architecture.n_dis + 1, 'disL': architecture.n_dis - 1}
-    return nn.ModuleDict({
-        name: generator(architecture) if name in GENERATORS
-        else Discriminator(depth[name[:4]], architecture)
-        for name in (names or (*GENERATORS, *DISCRIMINATORS))})
+    if names is None:
+        names = STUDENT_NETWORKS if architecture.scheme == 'student' else NETWORKS
+
+    def build(name):
+        if name in STUDENT_NETWORKS:
+            return SegmentationNetwork(architecture)
+        return (generator(architecture) if name in GENERATORS
+                else Discriminator(depth[name[:4]], architecture))
+
+    return nn.ModuleDict({name: build(name) for name in names})

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import dataset
 import pictures
 from metrics import FIGURES, mean_figures
 from utils import make_folder
 
 
 OVERVIEW_CASES = 8
-OVERVIEW_ROWS = ('image', 'heatmap', 'mask', 'segmentation', 'translated', 'overlay')
+OVERVIEW_ROWS = ('image', 'heatmap', 'stage_1_mask', 'mask', 'segmentation', 'label', 'translated',
+                 'overlay')
 
 
 class ResultFolder:
@@ -47,26 +47,26 @@ class ResultFolder:
         rows = {kind: self.overview[kind] for kind in OVERVIEW_ROWS if kind in self.overview}
         Image.fromarray(pictures.sheet(rows)).save(self.folder / 'overview.png')
 
-    def write_overlay(self, case: dataset.Case, segmentation: np.ndarray, label) -> None:
+    def write_overlay(self, name: str, image: np.ndarray, segmentation: np.ndarray, label) -> None:
         """The image with the outline of the segmentation and, where there is one, the label."""
-        picture = np.asarray(dataset.read_picture(case.picture))
-        self.show('image', picture)
         if label is not None:
-            picture = pictures.outline(picture, label, pictures.LABEL_COLOUR)
-        self.write('overlay', case.name,
-                   pictures.outline(picture, segmentation, pictures.SEGMENTATION_COLOUR))
+            image = pictures.outline(image, label, pictures.LABEL_COLOUR)
+        self.write('overlay', name,
+                   pictures.outline(image, segmentation, pictures.SEGMENTATION_COLOUR))
 
     def add_figures(self, name: str, figures: dict[str, float]) -> None:
         self.rows.append({'name': name, **figures})
 
-    def write_metrics(self, dataset_name: str, stage: int, checkpoint: Path) -> None:
-        """metrics.csv, an image a row, and metrics.json with their means, in percent."""
+    def write_metrics(self, used: dict) -> None:
+        """metrics.csv, an image a row, and metrics.json with their means, in percent.
+
+        `used` says what made them: files, stage, post-processing.
+        """
         with open(self.folder / 'metrics.csv', 'w', newline='') as file:
             writer = csv.DictWriter(file, ['name', *FIGURES])
             writer.writeheader()
             writer.writerows(self.rows)
-        summary = {'dataset': dataset_name, 'stage': stage, 'checkpoint': str(checkpoint),
-                   'images': len(self.rows), 'mean': mean_figures(self.rows),
+        summary = {**used, 'images': len(self.rows), 'mean': mean_figures(self.rows),
                    'per_image': self.rows}
         (self.folder / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')
 

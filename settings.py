@@ -11,6 +11,8 @@ from utils import UserError
 GENERATORS = ('genA2B', 'genB2A')
 DISCRIMINATORS = ('disGA', 'disLA', 'disGB', 'disLB')  # G global, L local; A disease, B normal
 NETWORKS = (*GENERATORS, *DISCRIMINATORS)
+# stage 2: the network that learns, its moving average, and the copy that makes the targets
+STUDENT_NETWORKS = ('student', 'average', 'teacher')
 
 PROJECT = Path(__file__).resolve().parent
 
@@ -39,6 +41,7 @@ DEFAULTS = {
     'cam_weight':    (800.0,   1000.0),  # published
     'recon_weight':  (0.0,     10.0),    # published: it enters no loss of the first generation
     'augment':       (False,   True),    # published
+    'clear_corners': (False,   False),   # published: for ISIC in the second generation
     'print_freq':    (100,     500),     # ours: 15 sheets of pictures a run
     'save_freq':     (100,     500),     # ours: every 5, as published, writes 0.5 GB each time
     'keep':          (2,       2),       # ours: the newest and the one before it
@@ -46,7 +49,8 @@ DEFAULTS = {
 
 DATASET_DEFAULTS = {
     # published: the second generation weighs its losses by data set; BraTS has the values above
-    ('second', 'ISIC'): {'cycle_weight': 5.0, 'identity_weight': 50.0, 'cam_weight': 1400.0},
+    ('second', 'ISIC'): {'cycle_weight': 5.0, 'identity_weight': 50.0, 'cam_weight': 1400.0,
+                         'clear_corners': True},
     # ours: small enough to train in minutes on two CPU cores; measured in benchmarks/README.md
     ('first', 'phantom'): {'ch': 16, 'img_size': 128, 'iteration': 200, 'lr': 1e-4,
                            'print_freq': 50, 'save_freq': 50},
@@ -55,15 +59,29 @@ DATASET_DEFAULTS = {
                             'augment': False, 'print_freq': 100, 'save_freq': 100},
 }
 
+# Stage 2 with a student: its own values of settings it shares with stage 1, and those it alone has.
+# All are ours (nothing like it is published); what they were chosen by: benchmarks/README.md.
+STUDENT_DEFAULTS = {
+    'ch': 16, 'iteration': 600, 'batch_size': 6, 'lr': 1e-3, 'weight_decay': 1e-4,
+    'flips': True, 'augment': True,
+}
+STUDENT_DATASET_DEFAULTS = {
+    'ISIC': {'component': 'central'},  # dermoscopy: the lesion lies in the middle
+    'phantom': {'component': 'central'},
+}
+
 TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
 
 
-def preset(generation: str, dataset: str, phase: str) -> dict:
-    """The default of every setting that has a preset, for one generation, data set and phase."""
+def preset(generation: str, dataset: str, phase: str, student: bool = False) -> dict:
+    """The default of every setting that has a preset."""
     column = ('first', 'second').index(generation)
     values = {name: row[column] for name, row in DEFAULTS.items()}
     values |= DATASET_DEFAULTS.get((generation, dataset), {})
-    if phase == 'test':
+    if student:
+        values |= {'print_freq': 100, 'save_freq': 100, **STUDENT_DEFAULTS,
+                   **STUDENT_DATASET_DEFAULTS.get(dataset, {})}
+    if phase != 'train':
         values['batch_size'] = TEST_BATCH_SIZE
     return values
 
@@ -82,6 +100,7 @@ class Architecture:
     n_dis: int  # depth of the discriminators: n_dis + 1 global, n_dis − 1 local
     img_size: int  # px; networks also take (height, width)
     img_ch: int  # channels of a picture: 3 or 1
+    scheme: str = 'published'  # the six networks; or student (stage 2): a segmentation network
 
     @property
     def size(self) -> tuple[int, int]:
@@ -92,8 +111,10 @@ class Architecture:
 
     @property
     def smallest_size(self) -> int:
-        """The least height and width, px, that the global discriminator can take: n_dis − 1
-        halvings have to leave 3 px for the two last convolutions."""
+        """The least height and width, px, to train at: the global discriminator's n_dis − 1
+        halvings have to leave 3 px for its two last convolutions; the student halves four times."""
+        if self.scheme == 'student':
+            return 32
         return 3 * 2 ** (self.n_dis - 1)
 
 
@@ -101,11 +122,12 @@ ARCHITECTURE_FIELDS = tuple(field.name for field in fields(Architecture))
 
 
 # where and how a run takes place, not what it computes: a resumed run may differ in them
-PLACE_FIELDS = ('phase', 'device', 'data_root', 'result_dir', 'checkpoint', 'resume',
-                'num_workers', 'benchmark_flag', 'pictures', 'keep', 'print_freq', 'save_freq')
+PLACE_FIELDS = ('phase', 'device', 'data_root', 'result_dir', 'checkpoint', 'teacher', 'resume',
+                'num_workers', 'benchmark_flag', 'pictures', 'keep', 'print_freq', 'save_freq',
+                'postprocess', 'crf_t')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings(Architecture):
     """Everything one run is told. Defaults and precedence: see the top of this file."""
 
@@ -122,19 +144,36 @@ class Settings(Architecture):
     cam_weight: float
     recon_weight: float
     augment: bool
+    clear_corners: bool
     print_freq: int  # iterations between two sheets of pictures
     save_freq: int  # iterations between two checkpoints
     keep: int  # newest checkpoints that stay
     phase: str = 'train'
     stage: int = 1
     seed: int = 0
+    postprocess: str = 'auto'  # what val chose for the checkpoint, else default_rule
+    crf_t: float = 0.0  # the CRF's background exponent; 0: what val chose, else 1
+    flips: bool = False  # average masks over the four flips of a picture
+    # the student of stage 2
+    normal_batch: int = 2  # normal pictures in an iteration, beside batch_size of disease
+    component: str = 'large'  # which components of a target stay: see postprocess.clean
+    warm_up: int = 200  # iterations on the stage-1 masks, before the average makes the targets
+    ramp_up: int = 0  # iterations in which the share of renewed targets grows to 1
+    renew_freq: int = 100  # iterations between two renewals of the targets; 0: never
+    ema_decay: float = 0.98
+    guard: float = 0.5
+    confidence: float = 0.0
+    ce_weight: float = 1.0
+    dice_weight: float = 1.0
+    normal_weight: float = 1.0
     num_workers: int = 2
     amp: bool = False
     pictures: bool = True
     resume: bool = False
     benchmark_flag: bool = False
     device: str = 'auto'
-    checkpoint: str = ''
+    checkpoint: tuple = ()  # files; val takes several, the other phases one
+    teacher: str = ''
     data_root: str = str(PROJECT / 'dataset')
     result_dir: str = 'results'
 
@@ -143,6 +182,9 @@ class Settings(Architecture):
                        'keep')
         self._at_least(0, 'weight_decay', 'adv_weight', 'dis_weight', 'cycle_weight',
                        'identity_weight', 'cam_weight', 'recon_weight', 'seed', 'num_workers')
+        self._at_least(0, 'crf_t', 'normal_batch', 'warm_up', 'ramp_up', 'renew_freq', 'ce_weight',
+                       'dice_weight', 'normal_weight', 'ema_decay', 'guard', 'confidence')
+        self._at_most(1, 'ema_decay', 'guard', 'confidence')
         self._at_least(4, 'n_dis')  # below, the local discriminator has no layers left
         if not 0 < self.lr < float('inf'):
             raise UserError(f'--lr {self.lr}: has to be above 0')
@@ -162,10 +204,24 @@ class Settings(Architecture):
             if not least <= value < float('inf'):
                 raise UserError(f'--{name} {value}: has to be at least {least}')
 
+    def _at_most(self, most, *names):
+        for name in names:
+            if getattr(self, name) > most:
+                raise UserError(f'--{name} {getattr(self, name)}: has to be at most {most}')
+
+    @property
+    def default_rule(self) -> str:
+        """How a mask becomes a segmentation where nothing was chosen: a student learns to be
+        above one half in the lesion, stage 1 has no such level."""
+        return 'threshold' if self.scheme == 'student' else 'otsu'
+
+    @property
+    def run_folder(self) -> Path:
+        return self.result_folder / f'model{self.stage}'
+
     def of_the_run(self) -> dict:
         """What a checkpoint keeps: all but where the run took place."""
-        return {field.name: getattr(self, field.name) for field in fields(self)
-                if field.name not in PLACE_FIELDS}
+        return {name: getattr(self, name) for name in RUN_FIELDS}
 
     @property
     def result_folder(self) -> Path:
@@ -176,23 +232,39 @@ class Settings(Architecture):
         return Path(self.data_root) / self.dataset
 
 
-def resolve(flags: dict, saved: dict | None = None, source: str = '') -> Settings:
+RUN_FIELDS = tuple(field.name for field in fields(Settings) if field.name not in PLACE_FIELDS)
+
+
+def resolve(flags: dict, saved: dict | None = None, source: str = '',
+            inherited: dict | None = None) -> Settings:
     """Settings from the flags the user gave and, where a checkpoint is read, what it was made with.
 
     `saved` may hold any fields of Settings. A flag that contradicts the networks in the file is
     an error naming both values; `source` is the file's name for that message. `img_size` binds
-    only full networks.
+    only full networks. `inherited` are defaults that come from the teacher of stage 2.
     """
     saved = saved or {}
-    binding = [name for name in ARCHITECTURE_FIELDS
-               if name in saved and (name != 'img_size' or not saved['light'])]
-    for name in binding:
-        if name in flags and flags[name] != saved[name]:
+    inherited = {name: value for name, value in (inherited or {}).items()
+                 if name not in ('stage', 'scheme', 'dataset')}
+    chosen = inherited | saved | flags
+    stage = chosen.get('stage', 1)
+    scheme = chosen.get('scheme', 'student' if stage == 2 else 'published')
+    if stage == 1:
+        if flags.get('scheme') == 'student':
+            raise UserError('--scheme student: a student learns in stage 2; add --stage 2')
+        scheme = 'published'
+    generation = chosen.get('generation', 'first')
+    free = set() if not saved.get('light', True) else {'img_size'}
+    if saved.get('scheme') == 'student':  # its file holds no generator
+        free |= {'generation', 'light', 'n_res', 'n_dis'}
+    for name in (*ARCHITECTURE_FIELDS, 'stage'):
+        if name in saved and name in flags and name not in free and flags[name] != saved[name]:
             raise UserError(f'--{name} {flags[name]} contradicts {source}, which was made with '
                             f'{name} {saved[name]}; leave the flag out or choose another file')
-    chosen = saved | flags
-    generation = chosen.get('generation', 'first')
+    if stage == 2 and scheme == 'published' and generation == 'second':
+        raise UserError('--scheme published: generators of the second generation take no stage-1 '
+                        'mask; use --scheme student, or --generation first')
     dataset = chosen.get('dataset', 'phantom')
-    values = preset(generation, dataset, flags.get('phase', 'train')) | chosen
-    return Settings(**values | {'generation': generation, 'dataset': dataset})
-
+    values = preset(generation, dataset, flags.get('phase', 'train'), scheme == 'student') | chosen
+    return Settings(**values | {'generation': generation, 'dataset': dataset, 'scheme': scheme,
+                                'stage': stage})

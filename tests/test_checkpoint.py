@@ -7,7 +7,7 @@ import torch
 import checkpoint as checkpoints
 from networks import build_networks
 from settings import NETWORKS, Architecture, resolve
-from trainer import Trainer
+from label_transfer import LabelTransfer
 from utils import UserError
 
 
@@ -100,35 +100,34 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path):
 
 @pytest.fixture
 def saved(tiny_settings, tmp_path):
-    trainer = Trainer(tiny_settings())
-    trainer._prepare_networks(None)
+    learner = LabelTransfer(tiny_settings(), torch.device('cpu'))
     path = tmp_path / 'Tiny_params_0000007.pt'
-    checkpoints.save(path, trainer.networks, trainer.settings, 7, 42.5, trainer.optimizers)
-    return path, trainer
+    checkpoints.save(path, learner.networks, learner.settings, 7, 42.5, learner.optimizers)
+    return path, learner
 
 
 def test_our_file_gives_back_everything(saved):
-    path, trainer = saved
+    path, learner = saved
     source = checkpoints.read(path)
     assert set(source.networks) == set(NETWORKS)
     assert (source.iteration, source.best_ja) == (7, 42.5)
     assert set(source.optimizers) == {'generators', 'discriminators'}
     assert torch.equal(source.random_state['torch'], torch.get_rng_state())
-    assert source.settings['lr'] == trainer.settings.lr and source.settings['ch'] == 4
+    assert source.settings['lr'] == learner.settings.lr and source.settings['ch'] == 4
     assert 'device' not in source.settings
     assert [p.name for p in path.parent.glob('.*')] == []  # no temporary file is left
 
 
 def test_the_part_for_test_is_small_and_loads(saved, tmp_path):
-    path, trainer = saved
+    path, learner = saved
     small = tmp_path / 'small.pt'
-    checkpoints.write_test_part(path, small)
+    checkpoints.write_test_part(checkpoints.read(path), small)
     source = checkpoints.read(small)
     assert set(source.networks) == {'genA2B'}
     assert small.stat().st_size < path.stat().st_size / 5
-    networks = build_networks(trainer.settings, ['genA2B'])
-    checkpoints.load_networks(networks, source, trainer.settings)
-    wanted = trainer.networks['genA2B'].state_dict()
+    networks = build_networks(learner.settings, ['genA2B'])
+    checkpoints.load_networks(networks, source, learner.settings)
+    wanted = learner.networks['genA2B'].state_dict()
     for key, tensor in networks['genA2B'].state_dict().items():
         assert tensor.dtype == torch.float32 and torch.allclose(tensor, wanted[key], atol=1e-3)
 

@@ -117,7 +117,7 @@ def test_label_without_picture_or_of_another_size(data_root):
 def samples(settings, positions, workers=0):
     pictures = dataset.training_pictures(settings.data_folder)
     loader = dataset.training_batches(pictures, settings, 0)
-    loader = torch.utils.data.DataLoader(loader.dataset, 1, sampler=positions,
+    loader = torch.utils.data.DataLoader(loader.dataset, None, sampler=positions,
                                          num_workers=workers)
     return [(batch['A'], batch['B']) for batch in loader]
 

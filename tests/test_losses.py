@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import losses
 from networks import Judgement
-from trainer import Trainer
+from label_transfer import LabelTransfer
 
 
 def test_adversarial_known_answer():
@@ -81,19 +81,18 @@ def test_the_step_has_the_published_gradients(generation, tiny_settings, monkeyp
     """On networks in evaluation mode: spectral norm's power iteration, which goes one step on
     with every call, stands still, so that both procedures see the same networks."""
     settings = tiny_settings(generation=generation, n_res=2)
-    trainer = Trainer(settings)
-    trainer._prepare_networks(None)
-    trainer.networks.double().eval()
-    monkeypatch.setattr(trainer.networks, 'train', lambda mode=True: None)
-    for optimizer in trainer.optimizers.values():
+    learner = LabelTransfer(settings, torch.device('cpu'))
+    learner.networks.double().eval()
+    monkeypatch.setattr(learner.networks, 'train', lambda mode=True: None)
+    for optimizer in learner.optimizers.values():
         monkeypatch.setattr(optimizer, 'step', lambda: None)
     monkeypatch.setattr(torch.Tensor, 'float', lambda tensor: tensor)  # stay in double precision
     A, B = (torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1 for _ in range(2))
-    expected = published_gradients(trainer.networks, A, B, settings)
-    trainer._step({'A': A, 'B': B})
+    expected = published_gradients(learner.networks, A, B, settings)
+    learner.step({'A': A, 'B': B}, 0)
     compared = 0
     for (network, key), gradient in expected.items():
-        ours = dict(trainer.networks[network].named_parameters())[key].grad
+        ours = dict(learner.networks[network].named_parameters())[key].grad
         assert (ours is None) == (gradient is None), f'{network}.{key}'
         if ours is not None:
             assert torch.allclose(ours, gradient, rtol=1e-6, atol=1e-9), f'{network}.{key}'

@@ -1,0 +1,210 @@
+"""Soft masks of pictures from a trained network, and the stage-1 masks that stage 2 starts from."""
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import checkpoint as checkpoints
+import dataset
+import pictures
+from networks import build_networks
+from postprocess import clear_background, to_bytes
+from settings import ARCHITECTURE_FIELDS, TEST_BATCH_SIZE, Settings, resolve
+from utils import UserError, bar_interval, make_folder
+
+FLIPS = ((), (3,), (2,), (2, 3))  # the axes turned round: none, left-right, up-down, both
+SPLITS = {'trainA': 'trainA', 'valA': 'val', 'testA': 'testA'}  # of syn_<…> -> folder of pictures
+
+
+class SoftMask(NamedTuple):
+    """What a network makes of one picture, in the picture's own size."""
+
+    path: Path
+    mask: np.ndarray  # H×W uint8, 255 = lesion
+    heatmap: Optional[np.ndarray]  # H×W float, any range
+    fake: Optional[np.ndarray]  # H×W×3 uint8, translated
+
+
+def autocast(settings: Settings, device: torch.device):
+    """bfloat16 where it is safe with --amp, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if settings.amp else nullcontext()
+
+
+def as_companion(mask: Tensor, img_ch: int) -> Tensor:
+    """A stage-1 mask B×1×H×W in [-1, 1] as the second picture of a generator (published)."""
+    return mask.expand(-1, img_ch, -1, -1)
+
+
+def predict_mask(network: nn.Module, image: Tensor, companion: Optional[Tensor] = None,
+                 flips: bool = False) -> Tensor:
+    """Soft masks B×1×H×W in [0, 1] of B×img_ch×H×W; with `flips` the mean over four flips."""
+    made = []
+    for axes in FLIPS if flips else FLIPS[:1]:
+        inputs = [part.flip(axes) for part in (image, companion) if part is not None]
+        made.append(network.predict_mask(*inputs).mask.float().flip(axes))
+    return torch.stack(made).mean(0)
+
+
+def mask_network(checkpoint: checkpoints.Checkpoint, settings: Settings,
+                 device: torch.device) -> nn.Module:
+    """The one network of a checkpoint that makes masks of disease pictures, ready to run."""
+    name = 'average' if settings.scheme == 'student' else 'genA2B'
+    networks = build_networks(settings, [name])
+    checkpoints.load_networks(networks, checkpoint, settings)
+    return networks.to(device).eval()[name]
+
+
+def soft_masks(network: nn.Module, paths: list[Path], settings: Settings, device: torch.device,
+               companions: dict[str, Path] | None = None,
+               with_pictures: bool = False) -> Iterator[SoftMask]:
+    """One SoftMask a picture, in order; translations only `with_pictures`.
+
+    `companions` are the stage-1 masks by the pictures' stems, for generators that take them.
+    """
+    batch_size = TEST_BATCH_SIZE if settings.phase == 'train' else settings.batch_size
+    order = iter(paths)
+    for batch in dataset.picture_batches(paths, settings, batch_size, companions):
+        image = batch['image'].to(device)
+        inputs = [image]
+        if companions:
+            inputs.append(as_companion(batch['mask'], settings.img_ch).to(device))
+        heatmaps = fakes = None
+        with torch.no_grad(), autocast(settings, device):
+            if with_pictures and settings.scheme != 'student':
+                made = network(*inputs, with_recon=False)
+                fakes = made.fake
+            else:
+                made = network.predict_mask(*inputs)
+            masks = predict_mask(network, *inputs, flips=True) if settings.flips else made.mask
+            heatmaps = made.heatmap
+        for index, path in enumerate(next(order) for _ in range(len(image))):
+            with Image.open(path) as picture:
+                size = picture.size
+            mask = to_array(masks[index, 0])
+            if settings.generation == 'second' and settings.scheme != 'student':
+                mask = clear_background(mask, batch['image'][index].permute(1, 2, 0).numpy())
+            yield SoftMask(
+                path, to_bytes(resize_map(mask, size)),
+                None if heatmaps is None else resize_map(to_array(heatmaps[index, 0]), size),
+                None if fakes is None else resize_picture(pictures.from_tensor(fakes[index]), size))
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A float array H×W resized bilinearly to (width, height)."""
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+
+
+def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture resized bicubically to (width, height)."""
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+
+
+# ------------------------------------------------------------------------- the stage-1 teacher
+
+
+class Teacher:
+    """Stage-1 masks as files, `syn_<split>/<image stem>.png`, made where they are missing.
+
+    They come from `file`, a stage-1 checkpoint; without one, from the folders `syn_<split>` that
+    published data sets bring along.
+    """
+
+    def __init__(self, settings: Settings, file: Path | None, device: torch.device):
+        self.settings = settings
+        self.device = device
+        self.checkpoint = None
+        if file:
+            self.checkpoint = checkpoints.read(file)
+            if 'genA2B' not in self.checkpoint.networks:
+                raise UserError(f'{file}: a student, not a stage-1 network; name a stage-1 '
+                                'checkpoint with --teacher')
+        self._network = None
+
+    @property
+    def origin(self) -> str:
+        """Where the masks come from, for the user."""
+        return str(self.checkpoint.path if self.checkpoint
+                   else f'{self.settings.data_folder}/syn_*')
+
+    def masks(self, split: str) -> dict[str, Path]:
+        """The mask file of every picture of trainA, valA or testA, by the picture's stem."""
+        paths = dataset.list_pictures(self.settings.data_folder / SPLITS[split])
+        if not self.checkpoint:
+            found = dataset.list_pictures(self.settings.data_folder / f'syn_{split}')
+            by_stem = {path.stem: path for path in found}
+            if missing := [path for path in paths if path.stem not in by_stem]:
+                raise UserError(f'{self.settings.data_folder}/syn_{split}: no mask of '
+                                f'{missing[0].name}; add it, or remove the folder to have the '
+                                'masks made')
+            return {path.stem: by_stem[path.stem] for path in paths}
+        folder = self.settings.result_folder / f'syn_{split}'
+        if not self._made_before(folder, paths):
+            self._make(folder, paths)
+        return {path.stem: folder / f'{path.stem}.png' for path in paths}
+
+    def _recipe(self):
+        return {'teacher': checkpoints.fingerprint(self.checkpoint),
+                'flips': self.settings.flips, 'img_size': list(self._teacher_settings().size)}
+
+    def _teacher_settings(self) -> Settings:
+        """How the teacher runs: its own networks, this run's data, device and flips."""
+        ours = self.settings
+        saved = {name: value for name, value in self.checkpoint.settings.items()
+                 if name in ARCHITECTURE_FIELDS}
+        return resolve({'phase': 'pseudo_mask', 'stage': 1, 'dataset': ours.dataset,
+                        'data_root': ours.data_root, 'flips': ours.flips, 'amp': ours.amp,
+                        'num_workers': ours.num_workers}, saved, str(self.checkpoint.path))
+
+    def _made_before(self, folder, paths):
+        try:
+            recipe = json.loads((folder / 'made_by.json').read_text())
+        except (OSError, ValueError):
+            return False
+        return (recipe == self._recipe()
+                and all((folder / f'{path.stem}.png').is_file() for path in paths))
+
+    def _make(self, folder, paths):
+        settings = self._teacher_settings()
+        if self._network is None:
+            self._network = mask_network(self.checkpoint, settings, self.device)
+        part = folder.with_name(f'.{folder.name}.part')
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was interrupted
+        make_folder(part)
+        for made in tqdm(soft_masks(self._network, paths, settings, self.device),
+                         f'stage-1 masks: {folder.name}', len(paths), unit=' images',
+                         mininterval=bar_interval()):
+            Image.fromarray(made.mask).save(part / f'{made.path.stem}.png')
+        (part / 'made_by.json').write_text(json.dumps(self._recipe()) + '\n')
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+
+
+def choose_teacher(settings: Settings, run_folder: Path | None = None) -> Path | None:
+    """The file of the stage-1 network; None where the data set brings its masks along.
+
+    --teacher, else the one that a stage-2 run used (`teacher.pt` in its folder), else none if
+    there are syn_* folders, else what a test of stage 1 would take.
+    """
+    if settings.teacher:
+        return Path(settings.teacher)
+    if run_folder and (run_folder / 'teacher.pt').is_file():
+        return run_folder / 'teacher.pt'
+    if any((settings.data_folder / f'syn_{split}').is_dir() for split in SPLITS):
+        return None
+    try:
+        return checkpoints.choose_for_test(settings.result_folder, settings.dataset, stage=1)
+    except UserError as error:
+        raise UserError(f'stage 2 starts from a stage-1 network: {error}'
+                        .replace('--checkpoint', '--teacher')) from None
