@@ -67,7 +67,7 @@ STUDENT_DEFAULTS = {
 }
 STUDENT_DATASET_DEFAULTS = {
     'ISIC': {'component': 'central'},  # dermoscopy: the lesion lies in the middle
-    'phantom': {'component': 'central'},
+    'phantom': {'component': 'central', 'iteration': 200},
 }
 
 TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
@@ -157,15 +157,15 @@ class Settings(Architecture):
     # the student of stage 2
     normal_batch: int = 2  # normal pictures in an iteration, beside batch_size of disease
     component: str = 'large'  # which components of a target stay: see postprocess.clean
-    warm_up: int = 200  # iterations on the stage-1 masks, before the average makes the targets
+    warm_up: int = 100  # iterations on the stage-1 masks, before the average makes the targets
     ramp_up: int = 0  # iterations in which the share of renewed targets grows to 1
-    renew_freq: int = 100  # iterations between two renewals of the targets; 0: never
-    ema_decay: float = 0.98
-    guard: float = 0.5
-    confidence: float = 0.0
-    ce_weight: float = 1.0
-    dice_weight: float = 1.0
-    normal_weight: float = 1.0
+    renew_freq: int = 50  # iterations between two renewals of the targets; 0: never
+    ema_decay: float = 0.98  # of the moving average
+    guard: float = 0.3  # least Jaccard index, 0 to 1, of a renewed target with the stage-1 mask
+    confidence: float = 0.0  # least |2m − 1| of a pixel of the renewed mask m that counts
+    ce_weight: float = 1.0  # cross entropy on disease pictures
+    dice_weight: float = 1.0  # Dice loss on disease pictures
+    normal_weight: float = 1.0  # cross entropy of an empty mask on normal pictures
     num_workers: int = 2
     amp: bool = False
     pictures: bool = True

@@ -83,27 +83,25 @@ class Student:
     def targets(self, batch, iteration) -> tuple[Tensor, Tensor]:
         """Targets of the disease pictures and how far each pixel counts, B×1×H×W in [0, 1]."""
         settings = self.settings
-        first = [clean(otsu(to_bytes(mask)), settings.component)
-                 for mask in to_array(batch['mask'][:, 0] + 1) / 2]
-        weight = np.ones((len(first), *settings.size), np.float32)
-        if not settings.renew_freq or iteration < settings.warm_up:
-            chosen = first
-        else:
+        targets = [first_target(mask, settings.component) for mask in batch['mask']]
+        weights = np.ones((len(targets), *settings.size), np.float32)
+        if settings.renew_freq and iteration >= self.first_renewal:
             with autocast(settings, self.device):
                 soft = to_array(self.networks['teacher'].predict_mask(batch['A']).mask[:, 0])
-            chosen = []
-            share = min(1, (iteration - settings.warm_up + 1) / max(1, settings.ramp_up))
-            draws = np.random.default_rng((settings.seed, iteration, 2)).random(len(first))
-            for index, (mask, before) in enumerate(zip(soft, first)):
-                renewed = clean(threshold(to_bytes(mask)), settings.component)
-                overlap = (renewed & before).sum() / max(1, (renewed | before).sum())
-                if overlap < settings.guard or draws[index] >= share:
-                    renewed = before
-                else:
-                    weight[index] = np.abs(2 * mask - 1) >= settings.confidence
-                chosen.append(renewed)
-        target = torch.from_numpy(np.stack(chosen)[:, None].astype(np.float32))
-        return target.to(self.device), torch.from_numpy(weight[:, None]).to(self.device)
+            share = min(1, (iteration - self.first_renewal + 1) / max(1, settings.ramp_up))
+            drawn = np.random.default_rng((settings.seed, iteration, 2)).random(len(soft))
+            for index in np.flatnonzero(drawn < share):
+                renewed = clean(threshold(to_bytes(soft[index])), settings.component)
+                if jaccard(renewed, targets[index]) >= settings.guard:
+                    targets[index] = renewed
+                    weights[index] = np.abs(2 * soft[index] - 1) >= settings.confidence
+        return tuple(torch.from_numpy(np.stack(maps)[:, None].astype(np.float32)).to(self.device)
+                     for maps in (targets, weights))
+
+    @property
+    def first_renewal(self) -> int:
+        """The iteration after which the average first becomes the teacher."""
+        return self.settings.warm_up or self.settings.renew_freq
 
     @torch.no_grad()
     def _update_average(self, iteration):
@@ -114,19 +112,29 @@ class Student:
         for mean, new in zip(self.networks['average'].parameters(),
                              self.networks['student'].parameters()):
             mean.lerp_(new, 1 - decay)
-        done = iteration + 1
-        if (settings.renew_freq and done >= settings.warm_up
-                and (done - settings.warm_up) % settings.renew_freq == 0):
+        since = iteration + 1 - self.first_renewal
+        if settings.renew_freq and since >= 0 and since % settings.renew_freq == 0:
             self.networks['teacher'].load_state_dict(self.networks['average'].state_dict())
 
     def sheet_column(self, image: Tensor, mask: Tensor) -> dict:
         """What a sheet shows of one picture 1×img_ch×H×W and its stage-1 mask."""
         made = self.mask_network.predict_mask(image).mask
-        first = clean(otsu(to_bytes(to_array(mask[0, 0] + 1) / 2)), self.settings.component)
+        first = first_target(mask[0], self.settings.component)
         return {'image': pictures.from_tensor(image[0]),
                 'stage-1 mask': pictures.from_tensor(mask[0]),
                 'first target': pictures.from_mask(first.astype(np.float32)),
                 'student mask': pictures.from_mask(to_array(made[0, 0]))}
+
+
+def first_target(mask: Tensor, component: str) -> np.ndarray:
+    """H×W bool: a stage-1 mask 1×H×W in [-1, 1] by Otsu's threshold, cleaned."""
+    return clean(otsu(to_bytes(to_array(mask[0] + 1) / 2)), component)
+
+
+def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two boolean masks, 0 to 1; 1 of two empty ones."""
+    either = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / either if either else 1.0
 
 
 def augment_strongly(image: Tensor, target: Tensor, weight: Tensor, rng: torch.Generator

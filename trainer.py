@@ -96,7 +96,7 @@ class Trainer:
 
                 log.add_losses(self.iteration, values)
                 self._watch_for_collapse(values['mask_share'])
-                self._show(bar, values)
+                self._show(bar, values, len(batch['A']) + len(batch['B']))
                 last = self.iteration == settings.iteration
                 if last or self.iteration % settings.print_freq == 0:
                     log.add_sheet(self.iteration, self._sheet(shown))
@@ -107,11 +107,18 @@ class Trainer:
             log.close()
         print(f'finished at iteration {self.iteration}; checkpoints are in {folder}')
 
-    def _teacher(self, run_folder: Path | None) -> Teacher | None:
-        """The stage-1 network whose masks stage 2 uses; none in stage 1."""
+    def _teacher(self, run_folder: Path | None, needed: bool = True) -> Teacher | None:
+        """The stage-1 network whose masks stage 2 uses; none in stage 1. Where it is not `needed`,
+        none if it cannot be had."""
         if self.settings.stage == 1:
             return None
-        teacher = Teacher(self.settings, choose_teacher(self.settings, run_folder), self.device)
+        try:
+            teacher = Teacher(self.settings, choose_teacher(self.settings, run_folder), self.device)
+        except UserError as error:
+            if needed:
+                raise
+            print(f'without stage-1 masks: {error}')
+            return None
         print(f'stage-1 masks: {teacher.origin}')
         return teacher
 
@@ -182,11 +189,11 @@ class Trainer:
                        + f' (mean {self.mask_share:.3f})')
         self.collapsed = now
 
-    def _show(self, bar, values):
+    def _show(self, bar, values, images):
         rate = bar.format_dict['rate']
         shown = {name: f'{values[name]:.4g}' for name in self.learner.SHOWN}
         if rate is not None:
-            shown['images/s'] = f'{2 * self.settings.batch_size * rate:.1f}'
+            shown['images/s'] = f'{images * rate:.1f}'
         if self.collapsed:
             shown['masks'] = self.collapsed.upper()
         bar.set_postfix(shown, refresh=False)
@@ -270,12 +277,14 @@ class Trainer:
                             f'val/images/ and val/labels/')
         dataset.check_cases(cases)
         folder = make_folder(sources[0][0].path.parent)
-        teacher = self._teacher(folder)
+        if settings.postprocess == 'none':
+            raise UserError('--postprocess none: soft masks alone cannot be scored; leave it out')
         paths = [case.picture for case in cases]
         masks = []
         for source, own in sources:
-            companions = (teacher.masks('valA') if own.stage == 2 and own.scheme == 'published'
-                          else None)
+            companions = None
+            if own.stage == 2 and own.scheme == 'published':
+                companions = self._teacher(folder).masks('valA')
             made = soft_masks(mask_network(source, own, self.device), paths, own, self.device,
                               companions)
             masks.append([soft.mask for soft in tqdm(made, source.path.name, len(cases),
@@ -283,9 +292,11 @@ class Trainer:
         rows = selection.score(cases, sources, masks)
         print(selection.table(rows))
         best = rows[0]
-        checkpoints.mark_best(folder / best['file'])
         selection.write(folder, settings.dataset, len(cases), rows)
-        print(f'{folder / "best.pt"} is {best["file"]}; test will use {selection.text(best)}')
+        if folder != checkpoints.MODEL_FOLDER:  # from there the newest is taken
+            checkpoints.mark_best(folder / best['file'])
+            print(f'{folder / "best.pt"} is {best["file"]}')
+        print(f'test of it will use {selection.text(best)}')
 
     def pseudo_mask(self) -> None:
         """The stage-1 masks of trainA, val and testA as folders syn_* of the result folder."""
@@ -305,7 +316,10 @@ class Trainer:
         dataset.check_cases(cases)
         network = mask_network(source, settings, self.device)
         rule, exponent = self._rule(selection.stored_choice(source))
-        teacher = self._teacher(source.path.parent)
+        # a student needs no teacher; its masks are shown beside the student's
+        is_student = settings.scheme == 'student'
+        teacher = (None if is_student and not settings.pictures
+                   else self._teacher(source.path.parent, needed=not is_student))
         stage_1_masks = teacher.masks('testA') if teacher else None
 
         folder = settings.result_folder / f'test{settings.stage}' / source.path.stem
