@@ -8,6 +8,7 @@ Both generations are built from the same parts, in the order in which data meets
 
 Source of every layer and default: the published code of the method (see README, Citation).
 """
+import math
 from typing import NamedTuple, Optional
 
 import torch
@@ -398,7 +399,7 @@ class DoubleConv(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*[
             layer for inputs in (in_channels, out_channels) for layer in
-            (reflect_conv(inputs, out_channels, 3), nn.GroupNorm(4, out_channels), nn.ReLU())])
+            (reflect_conv(inputs, out_channels, 3), nn.GroupNorm(math.gcd(4, out_channels), out_channels), nn.ReLU())])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 import pictures
-from metrics import FIGURES, mean_figures
+from dataset import Case, read_label, read_picture
+from metrics import FIGURES, five_figures, mean_figures
 from utils import make_folder
 
 
@@ -47,15 +48,31 @@ class ResultFolder:
         rows = {kind: self.overview[kind] for kind in OVERVIEW_ROWS if kind in self.overview}
         Image.fromarray(pictures.sheet(rows)).save(self.folder / 'overview.png')
 
-    def write_overlay(self, name: str, image: np.ndarray, segmentation: np.ndarray, label) -> None:
-        """The image with the outline of the segmentation and, where there is one, the label."""
-        if label is not None:
-            image = pictures.outline(image, label, pictures.LABEL_COLOUR)
-        self.write('overlay', name,
-                   pictures.outline(image, segmentation, pictures.SEGMENTATION_COLOUR))
+    def write_made(self, case: Case, image: np.ndarray, soft, stage_1_mask: Path | None) -> None:
+        """What the network made of a picture (a masks.SoftMask), and what it started from."""
+        self.show('image', image)
+        if stage_1_mask:
+            self.write('stage_1_mask', case.name, np.asarray(read_picture(stage_1_mask, 1)))
+        self.write('mask', case.name, soft.mask)
+        if soft.heatmap is not None:
+            self.write('heatmap', case.name, pictures.from_heatmap(soft.heatmap))
+        if soft.fake is not None:
+            self.write('translated', case.name, soft.fake)
 
-    def add_figures(self, name: str, figures: dict[str, float]) -> None:
-        self.rows.append({'name': name, **figures})
+    def write_segmentation(self, case: Case, image: np.ndarray, segmentation: np.ndarray,
+                           with_overlay: bool) -> None:
+        """A segmentation H×W bool, its figures where there is a label, its outlines on the image."""
+        self.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
+        overlay, shown = image, np.full(segmentation.shape, 127, np.uint8)  # grey: no label
+        if case.label:
+            label = read_label(case.label)
+            self.rows.append({'name': case.name, **five_figures(segmentation, label)})
+            overlay = pictures.outline(image, label, pictures.LABEL_COLOUR)
+            shown = label.astype(np.uint8) * 255
+        self.show('label', shown)
+        if with_overlay:
+            self.write('overlay', case.name,
+                       pictures.outline(overlay, segmentation, pictures.SEGMENTATION_COLOUR))
 
     def write_metrics(self, used: dict) -> None:
         """metrics.csv, an image a row, and metrics.json with their means, in percent.

@@ -109,13 +109,12 @@ class Architecture:
             return self.img_size, self.img_size
         return tuple(self.img_size)
 
-    @property
-    def smallest_size(self) -> int:
-        """The least height and width, px, to train at: the global discriminator's n_dis − 1
-        halvings have to leave 3 px for its two last convolutions; the student halves four times."""
+    def smallest_size(self, phase: str) -> int:
+        """The least height and width, px. The student halves four times; in training the global
+        discriminator's n_dis − 1 halvings have to leave 3 px for its two last convolutions."""
         if self.scheme == 'student':
             return 32
-        return 3 * 2 ** (self.n_dis - 1)
+        return 3 * 2 ** (self.n_dis - 1) if phase == 'train' else 8
 
 
 ARCHITECTURE_FIELDS = tuple(field.name for field in fields(Architecture))
@@ -193,10 +192,11 @@ class Settings(Architecture):
         if Path(self.dataset).name != self.dataset or self.dataset in ('', '.', '..'):
             raise UserError(f'--dataset {self.dataset!r}: has to be the plain name of a folder '
                             'in --data_root')
-        smallest = self.smallest_size if self.phase == 'train' else 8
+        smallest = self.smallest_size(self.phase)
         if min(self.size) < smallest or any(length % 4 for length in self.size):
+            reason = '' if self.scheme == 'student' else f' (with --n_dis {self.n_dis})'
             raise UserError(f'--img_size {self.img_size}: has to be a multiple of 4 and at least '
-                            f'{smallest} (with --n_dis {self.n_dis})')
+                            f'{smallest}{reason}')
 
     def _at_least(self, least, *names):
         for name in names:

@@ -7,7 +7,6 @@ pictures teach an empty mask.
 """
 import math
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F

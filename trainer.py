@@ -4,17 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
-import pictures
 import selection
 from label_transfer import LabelTransfer
 from logbook import TrainingLog, set_earlier_run_aside
-from masks import SPLITS, Teacher, choose_teacher, mask_network, resize_picture, soft_masks
+from masks import SPLITS, Teacher, choose_teacher, mask_network, soft_masks
 from metrics import five_figures, mean_figures
 from networks import build_networks
 from postprocess import clear_corners, segment
@@ -277,6 +275,8 @@ class Trainer:
                             f'val/images/ and val/labels/')
         dataset.check_cases(cases)
         folder = make_folder(sources[0][0].path.parent)
+        if len({own.stage for _, own in sources}) > 1:
+            raise UserError(f'--checkpoint: {folder} holds files of both stages; give those of one')
         if settings.postprocess == 'none':
             raise UserError('--postprocess none: soft masks alone cannot be scored; leave it out')
         paths = [case.picture for case in cases]
@@ -324,35 +324,17 @@ class Trainer:
 
         folder = settings.result_folder / f'test{settings.stage}' / source.path.stem
         results = ResultFolder(folder)
-        blank = 0
-        labelled = any(case.label for case in cases)
         made = soft_masks(network, [case.picture for case in cases], settings, self.device,
                           self._companions(stage_1_masks), settings.pictures)
+        blank = 0
         for case, soft in tqdm(zip(cases, made), 'testing', len(cases), unit=' images',
                                mininterval=bar_interval()):
             image = np.asarray(dataset.read_picture(case.picture))
-            label = dataset.read_label(case.label) if case.label else None
-            results.show('image', image)
-            if labelled:  # grey where a picture has none
-                results.show('label', np.full(image.shape[:2], 127, np.uint8) if label is None
-                             else label.astype(np.uint8) * 255)
-            if stage_1_masks:
-                results.write('stage_1_mask', case.name, np.asarray(
-                    dataset.read_picture(stage_1_masks[case.name], channels=1)))
-            results.write('mask', case.name, soft.mask)
-            if soft.heatmap is not None:
-                results.write('heatmap', case.name, pictures.from_heatmap(soft.heatmap))
-            if soft.fake is not None:
-                results.write('translated', case.name, soft.fake)
-            if rule == 'none':
-                continue
-            segmentation = self._segmentation(soft.mask, rule, image, exponent)
-            blank += not 0 < segmentation.mean() <= 0.9
-            results.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
-            if label is not None:
-                results.add_figures(case.name, five_figures(segmentation, label))
-            if settings.pictures:
-                results.write_overlay(case.name, image, segmentation, label)
+            results.write_made(case, image, soft, stage_1_masks and stage_1_masks[case.name])
+            if rule != 'none':
+                segmentation = self._segmentation(soft.mask, rule, image, exponent)
+                results.write_segmentation(case, image, segmentation, settings.pictures)
+                blank += not 0 < segmentation.mean() <= 0.9
         results.write_overview()
         if settings.pictures:
             self._translate_normal(source, results)
@@ -364,8 +346,7 @@ class Trainer:
             used['stage_1_masks'] = teacher.origin
         results.write_metrics(used)
         results.finish()
-        shown = f'crf, t {exponent:g}' if rule == 'crf' else rule
-        print(f'post-processing: {shown}')
+        print('post-processing: ' + selection.text({'rule': rule, 'crf_t': used['crf_t']}))
         if results.rows:
             print(results.table(len(cases)))
         else:

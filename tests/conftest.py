@@ -68,6 +68,15 @@ def command(*arguments, cwd=PROJECT):
                           cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+def same(one, other):
+    """Two checkpoints' contents are equal to the bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
 def assert_one_line_error(result, *parts):
     """Exit code 2 and one line on stderr that holds all parts (progress bars left aside)."""
     lines = [line for line in result.stderr.replace('\r', '\n').splitlines()

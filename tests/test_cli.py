@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import PROJECT, TINY_FLAGS, assert_one_line_error, command, draw, draw_labels
+from conftest import PROJECT, TINY_FLAGS, assert_one_line_error, command, draw, draw_labels, same
 
 RUN = [*TINY_FLAGS, '--dataset', 'Tiny', '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
 
@@ -105,14 +105,6 @@ def test_resume_goes_on_as_if_never_stopped(places, tmp_path):
                       '--resume', 'True')
     assert resumed.returncode == 0, resumed.stderr
     again = torch.load(last, weights_only=True)
-
-    def same(one, other):
-        if isinstance(one, dict):
-            return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-        if isinstance(one, (list, tuple)):
-            return len(one) == len(other) and all(map(same, one, other))
-        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
     for key in whole.keys() - {'random_state'}:
         assert same(whole[key], again[key]), key
     with open(tmp_path / 'results' / 'Tiny' / 'log1' / 'losses.csv') as file:

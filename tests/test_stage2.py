@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 import checkpoint as checkpoints
-from conftest import TINY, TINY_FLAGS, assert_one_line_error, command
-from masks import Teacher
-from settings import resolve
+from conftest import TINY, TINY_FLAGS, assert_one_line_error, command, same
+from masks import Teacher, mask_network
+from settings import Architecture, resolve
+from test_checkpoint import authors_file
 from trainer import Trainer
 
 RUN = [*TINY_FLAGS, '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
@@ -52,14 +53,6 @@ def names(folder):
 
 def read(path):
     return np.asarray(Image.open(path))
-
-
-def same(one, other):
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 STUDENT = ['--phase', 'train', '--stage', 2, '--ch', 4, '--batch_size', 2, '--normal_batch', 1,
@@ -216,7 +209,6 @@ def test_the_published_scheme_shows_the_generator_the_stage_1_mask(stage_1):
     folder = stage_1.results / 'test2' / 'best'
 
     settings = resolve({**TINY, 'phase': 'test'}, source.settings)
-    from masks import mask_network
     network = mask_network(source, settings, torch.device('cpu'))
 
     def tensor(picture, mode):
@@ -236,8 +228,6 @@ def test_the_published_scheme_shows_the_generator_the_stage_1_mask(stage_1):
 
 def test_an_authors_stage_2_file_is_tested(stage_1):
     """Six state dicts, no settings: generators that take a stage-1 mask."""
-    from test_checkpoint import authors_file
-    from settings import Architecture
     run = stage_1.results / 'model2'
     run.mkdir()
     authors_file(run / 'Tiny_params_0000460.pt', Architecture('first', 4, 1, True, 4, 32, 3))

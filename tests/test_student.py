@@ -58,10 +58,11 @@ def test_losses_at_their_ends():
     assert losses.dice(torch.full_like(lesion, -100.0), torch.zeros_like(lesion), everywhere) < 1e-6
 
 
-@pytest.mark.parametrize('size', [(32, 32), (48, 36), (100, 60)])
+@pytest.mark.parametrize('ch, size', [(4, (32, 32)), (6, (48, 36)), (3, (100, 60))])
 @pytest.mark.parametrize('img_ch', [1, 3])
-def test_the_network_keeps_the_size(size, img_ch):
-    network = SegmentationNetwork(Architecture('first', 4, 1, True, 4, 32, img_ch, 'student'))
+def test_the_network_keeps_the_size(ch, size, img_ch):
+    architecture = Architecture('first', ch, 1, True, 4, 32, img_ch, 'student')
+    network = SegmentationNetwork(architecture)
     made = network.predict_mask(torch.rand(2, img_ch, *size) * 2 - 1)
     assert made.mask.shape == (2, 1, *size) and 0 <= made.mask.min() <= made.mask.max() <= 1
     assert made.heatmap is None
