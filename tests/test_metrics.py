@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from metrics import FIGURES, five_figures, mean_figures
+from metrics import FIGURES, five_figures, mean_figures, paired_bootstrap
 from postprocess import clear_background, otsu, to_bytes
 
 
@@ -62,3 +62,17 @@ def test_black_background_holds_no_lesion():
     image[1, :, 0] = -1  # one channel at the minimum is no background
     cleared = clear_background(np.full((4, 4), 0.8), image)
     assert (cleared[0] == 0).all() and (cleared[1:] == 0.8).all()
+
+
+def test_the_bootstrap_interval():
+    """Pairs count: a constant gain is certain however the images differ; noise of known spread
+    gives the interval of the normal distribution; the same data give the same interval."""
+    rng = np.random.default_rng(0)
+    one = rng.uniform(0, 100, 400)
+    assert paired_bootstrap(one, one) == (0, 0)
+    assert paired_bootstrap(one, one + 3) == pytest.approx((3, 3))
+    noise = rng.normal(0, 5, 400)
+    low, high = paired_bootstrap(one, one + noise)
+    half = 1.96 * noise.std() / 20
+    assert (low, high) == pytest.approx((noise.mean() - half, noise.mean() + half), abs=0.06)
+    assert paired_bootstrap(one, one + noise) == (low, high)

@@ -119,9 +119,10 @@ def test_any_multiple_of_4_large_enough(generation, light, trained_at):
 def test_smallest_size_is_the_smallest_the_discriminator_takes(n_dis):
     shape = architecture(n_dis=n_dis)
     discriminator = Discriminator(n_dis + 1, shape)
-    discriminator(torch.zeros(1, 3, shape.smallest_size, shape.smallest_size))
+    size = shape.smallest_size('train')
+    discriminator(torch.zeros(1, 3, size, size))
     with pytest.raises(RuntimeError):
-        discriminator(torch.zeros(1, 3, shape.smallest_size - 4, shape.smallest_size - 4))
+        discriminator(torch.zeros(1, 3, size - 4, size - 4))
 
 
 @pytest.mark.parametrize('generation', ['first', 'second'])
