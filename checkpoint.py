@@ -151,7 +151,7 @@ def read(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'{path}: {"a folder, not" if path.is_dir() else "no such"} checkpoint file')
+        raise UserError(f'{path}: {"a folder, not a" if path.is_dir() else "no such"} checkpoint file')
     try:
         with warnings.catch_warnings():  # of torch, about files that are refused below anyway
             warnings.simplefilter('ignore')
@@ -159,7 +159,7 @@ def read(path: Path) -> Checkpoint:
     except PermissionError as error:
         raise UserError(f'{path}: cannot be read: {error.strerror}') from error
     except Exception as error:  # torch raises many kinds for a broken file; all mean the same
-        if 'Unsupported' in str(error) or 'GLOBAL' in str(error):
+        if 'global' in str(error).lower():  # it names something to call
             raise UserError(f'{path}: refused: it holds more than tensors and plain values, '
                             'and loading it could run code') from None
         raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
@@ -267,13 +267,16 @@ def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteratio
 
 def mark_best(path: Path) -> None:
     """Let best.pt beside `path` be the same file: a link where the disk can, else a copy."""
+    best = path.with_name('best.pt')
+    if best.exists() and best.samefile(path):
+        return
     temporary = path.with_name('.best.pt.tmp')
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
     except OSError:
         temporary.write_bytes(path.read_bytes())
-    os.replace(temporary, path.with_name('best.pt'))
+    os.replace(temporary, best)
 
 
 def prune(folder: Path, dataset: str, keep: int) -> None:

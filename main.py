@@ -49,7 +49,7 @@ FLAGS = {
         ('n_res', int, 'residual blocks'),
         ('n_dis', int, 'discriminator depth: n_dis+1 layers global, n_dis-1 local'),
         ('img_size', int, 'height and width of pictures in the network, px: a multiple of 4; '
-                          'to train, at least 96 with n_dis 6'),
+                          'to train, at least 96 with n_dis 6; a student, 32'),
         ('img_ch', int, 'channels of a picture: 3 colour, 1 grey'),
     ],
     'training': [
@@ -100,8 +100,8 @@ FLAGS = {
         ('save_freq', int, 'iterations between two checkpoints, each scored on val if it has '
                            'labels'),
         ('keep', int, 'newest checkpoints that stay; the best on val stays as well'),
-        ('pictures', boolean, 'test: write translated/ and overlay/ too; False runs only the '
-                              'layers of the mask'),
+        ('pictures', boolean, 'test: write translated/, overlay/ and stage_1_mask/ too; False runs '
+                              'only the layers of the mask'),
     ],
     'machine': [
         ('device', str, 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps'),
@@ -178,6 +178,7 @@ def choose_checkpoints(wanted: presets.Settings) -> list[Path]:
 
     given = [Path(path) for path in wanted.checkpoint]
     if wanted.phase == 'val':
+        given = [path for path in given if path.name != 'teacher.pt']  # of model2/*.pt
         if len({path.parent.resolve() for path in given}) > 1:
             raise UserError('--checkpoint: val.json and best.pt are written beside the files, so '
                             'give files of one folder')
@@ -201,7 +202,7 @@ def choose_checkpoints(wanted: presets.Settings) -> list[Path]:
                         'the two')
     found = checkpoints.numbered(wanted.run_folder, wanted.dataset)
     if not found:
-        print('nothing to resume yet: starting at iteration 0')
+        print(f'nothing to resume in {wanted.run_folder}: starting at iteration 0')
     return found[-1:]
 
 

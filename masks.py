@@ -127,9 +127,8 @@ class Teacher:
         self.checkpoint = None
         if file:
             self.checkpoint = checkpoints.read(file)
-            if 'genA2B' not in self.checkpoint.networks:
-                raise UserError(f'{file}: a student, not a stage-1 network; name a stage-1 '
-                                'checkpoint with --teacher')
+            if self.checkpoint.settings.get('stage', 1) != 1:
+                raise UserError(f'{file}: of stage 2; the teacher has to be a checkpoint of stage 1')
         self._network = None
 
     @property
@@ -206,5 +205,5 @@ def choose_teacher(settings: Settings, run_folder: Path | None = None) -> Path |
     try:
         return checkpoints.choose_for_test(settings.result_folder, settings.dataset, stage=1)
     except UserError as error:
-        raise UserError(f'stage 2 starts from a stage-1 network: {error}'
+        raise UserError(f'a stage-1 network is needed: {error}'
                         .replace('--checkpoint', '--teacher')) from None

@@ -122,8 +122,7 @@ ARCHITECTURE_FIELDS = tuple(field.name for field in fields(Architecture))
 
 # where and how a run takes place, not what it computes: a resumed run may differ in them
 PLACE_FIELDS = ('phase', 'device', 'data_root', 'result_dir', 'checkpoint', 'teacher', 'resume',
-                'num_workers', 'benchmark_flag', 'pictures', 'keep', 'print_freq', 'save_freq',
-                'postprocess', 'crf_t')
+                'num_workers', 'benchmark_flag', 'pictures', 'postprocess', 'crf_t')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +201,7 @@ class Settings(Architecture):
         for name in names:
             value = getattr(self, name)
             if not least <= value < float('inf'):
-                raise UserError(f'--{name} {value}: has to be at least {least}')
+                raise UserError(f'--{name} {value}: has to be a finite number of at least {least}')
 
     def _at_most(self, most, *names):
         for name in names:

@@ -78,9 +78,8 @@ class Trainer:
 
         log = TrainingLog(settings.result_folder, settings.stage, self.iteration,
                           [*self.learner.LOSSES, 'mask_share'])
-        shown = {path: masks and masks[path.stem] for paths, masks in (
-            (train_pictures['A'], train_masks), ([case.picture for case in val_cases], val_masks))
-            for path in paths[:SHEET_PICTURES]}
+        shown = [(train_pictures['A'][:SHEET_PICTURES], train_masks),
+                 ([case.picture for case in val_cases[:SHEET_PICTURES]], val_masks)]
         batches = dataset.training_batches(train_pictures, settings, self.iteration, train_masks)
         bar = tqdm(batches, 'training', settings.iteration, initial=self.iteration, unit='it',
                    smoothing=0.05, mininterval=bar_interval())
@@ -112,10 +111,10 @@ class Trainer:
             return None
         try:
             teacher = Teacher(self.settings, choose_teacher(self.settings, run_folder), self.device)
-        except UserError as error:
+        except UserError:
             if needed:
                 raise
-            print(f'without stage-1 masks: {error}')
+            print('no stage-1 network at hand, so its masks are not shown beside the student\'s')
             return None
         print(f'stage-1 masks: {teacher.origin}')
         return teacher
@@ -172,7 +171,7 @@ class Trainer:
         for name, number in zip(values, numbers):
             if not math.isfinite(number):
                 raise Diverged(f'the {name} loss became {number} at iteration '
-                               f'{self.iteration + 1}; try a lower --lr')
+                               f'{self.iteration + 1}; try a lower --lr, or lower weights')
         return dict(zip(values, numbers))
 
     def _watch_for_collapse(self, share: float) -> None:
@@ -196,17 +195,18 @@ class Trainer:
             shown['masks'] = self.collapsed.upper()
         bar.set_postfix(shown, refresh=False)
 
-    def _sheet(self, shown: dict[Path, Path | None]) -> dict[str, list[np.ndarray]]:
-        """Rows of pictures for the training sheet; `shown` gives each picture's stage-1 mask."""
+    def _sheet(self, shown: list[tuple[list[Path], dict | None]]) -> dict[str, list[np.ndarray]]:
+        """Rows of pictures for the training sheet; `shown` are pictures with their stage-1 masks,
+        trainA and val apart, since they may share names."""
         self.learner.networks.eval()
-        masks = {path.stem: mask for path, mask in shown.items() if mask}
         rows = {}
         with torch.no_grad():
-            for batch in dataset.picture_batches(list(shown), self.settings, 1, masks):
-                batch = {name: part.to(self.device) for name, part in batch.items()}
-                column = self.learner.sheet_column(batch['image'], batch.get('mask'))
-                for name, picture in column.items():
-                    rows.setdefault(name, []).append(picture)
+            for paths, masks in shown:
+                for batch in dataset.picture_batches(paths, self.settings, 1, masks):
+                    batch = {name: part.to(self.device) for name, part in batch.items()}
+                    column = self.learner.sheet_column(batch['image'], batch.get('mask'))
+                    for name, picture in column.items():
+                        rows.setdefault(name, []).append(picture)
         return rows
 
     def _score_and_save(self, folder: Path, val_cases, val_masks, log) -> None:
@@ -296,7 +296,7 @@ class Trainer:
         if folder != checkpoints.MODEL_FOLDER:  # from there the newest is taken
             checkpoints.mark_best(folder / best['file'])
             print(f'{folder / "best.pt"} is {best["file"]}')
-        print(f'test of it will use {selection.text(best)}')
+        print(f'best: JA {best["JA"]:.1f} with {selection.text(best)}, which test of it will use')
 
     def pseudo_mask(self) -> None:
         """The stage-1 masks of trainA, val and testA as folders syn_* of the result folder."""

@@ -84,6 +84,9 @@ def test_the_whole_way_with_a_student(stage_1):
     column = [float(line.split()[-5]) for line in table]
     assert column == sorted(column, reverse=True)
     val = json.loads((run / 'val.json').read_text())
+    assert [path.name for path in run.glob('.*')] == []  # no temporary file is left
+    again = stage_1.done('--phase', 'val', '--stage', 2, '--checkpoint', *run.glob('*.pt'))
+    assert again.count('Tiny_params_') == out.count('Tiny_params_')
     assert val['best'] == val['rows'][0] and val['best']['file'] == table[0].split()[0]
     assert same(checkpoints.read(run / 'best.pt').networks,
                 checkpoints.read(run / val['best']['file']).networks)
@@ -273,14 +276,14 @@ def test_bad_requests_of_stage_2(places, stage_1):
     assert_one_line_error(stage_1.run('--stage', 2, '--teacher', 'none.pt'), 'none.pt', 'no such')
     stage_1.done(*STUDENT, '--iteration', 2)
     student = stage_1.results / 'model2' / 'best.pt'
-    assert_one_line_error(stage_1.run('--stage', 2, '--teacher', student), student, 'a student')
+    assert_one_line_error(stage_1.run('--stage', 2, '--teacher', student), student, 'of stage 2')
     assert_one_line_error(stage_1.run('--phase', 'test', '--stage', 1, '--checkpoint', student),
                           '--stage 1', 'stage 2')
     shutil.rmtree(stage_1.data / 'val' / 'labels')
     assert_one_line_error(stage_1.run('--phase', 'val'), 'no labels', 'val/labels/')
     shutil.rmtree(stage_1.results / 'model1')
     (stage_1.results / 'model2').rename(stage_1.results / 'gone')
-    assert_one_line_error(stage_1.run(*STUDENT), 'stage 2 starts from a stage-1 network',
+    assert_one_line_error(stage_1.run(*STUDENT), 'a stage-1 network is needed',
                           'model1/best.pt', '--teacher')
 
 
@@ -294,3 +297,24 @@ def test_collapsed_masks_are_told(tiny_settings, capsys):
         'masks of disease pictures have become empty',
         'masks of disease pictures are no longer empty',
         'masks of disease pictures have become full']
+
+
+def test_sheets_tell_train_and_val_pictures_of_one_name_apart(tiny_settings, data_root, tmp_path):
+    shown = []
+    for folder, level in (('trainA', 50), ('val/images', 200)):
+        picture = next((data_root / 'Tiny' / folder).iterdir())
+        picture = picture.rename(picture.with_name('same.png'))
+        mask = tmp_path / f'{level}.png'
+        Image.fromarray(np.full((36, 40), level, np.uint8)).save(mask)
+        shown.append(([picture], {'same': mask}))
+    for scheme in ('student', 'published'):
+        trainer = Trainer(tiny_settings(stage=2, scheme=scheme))
+        trainer._prepare_learner(None)
+        rows = trainer._sheet(shown)
+        assert [round(picture.mean()) for picture in rows['stage-1 mask']] == [50, 200]
+
+
+def test_a_resumed_run_saves_as_often_as_before(stage_1):
+    stage_1.done(*STUDENT, '--save_freq', 1, '--keep', 9, '--iteration', 2)
+    stage_1.done('--phase', 'train', '--stage', 2, '--resume', 'True', '--iteration', 4)
+    assert len(checkpoints.numbered(stage_1.results / 'model2', 'Tiny')) == 4
