@@ -88,8 +88,8 @@ FLAGS = {
     ],
     'post-processing': [
         ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'none'),
-         'how a mask becomes a segmentation; auto: what val chose, else otsu (stage 1, published '
-         'scheme) or threshold at one half (student); none: soft masks alone'),
+         'how a mask becomes a segmentation; auto: what val chose, else otsu; threshold: above one '
+         'half; none: soft masks alone'),
         ('crf_t', float, "exponent t of the CRF's background score (1 − mask)^t; 0: what val "
                          'chose, else 1'),
         ('clear_corners', boolean, 'no lesion in the four corner triangles of legs 80/256'),

@@ -70,6 +70,8 @@ STUDENT_DATASET_DEFAULTS = {
     'phantom': {'component': 'central', 'iteration': 200},
 }
 
+DEFAULT_RULE = 'otsu'  # ours: a student that is unsure stays below one half, but parts well
+
 TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
 
 
@@ -149,7 +151,7 @@ class Settings(Architecture):
     phase: str = 'train'
     stage: int = 1
     seed: int = 0
-    postprocess: str = 'auto'  # what val chose for the checkpoint, else default_rule
+    postprocess: str = 'auto'  # what val chose for the checkpoint, else DEFAULT_RULE
     crf_t: float = 0.0  # the CRF's background exponent; 0: what val chose, else 1
     flips: bool = False  # average masks over the four flips of a picture
     # the student of stage 2
@@ -207,12 +209,6 @@ class Settings(Architecture):
         for name in names:
             if getattr(self, name) > most:
                 raise UserError(f'--{name} {getattr(self, name)}: has to be at most {most}')
-
-    @property
-    def default_rule(self) -> str:
-        """How a mask becomes a segmentation where nothing was chosen: a student learns to be
-        above one half in the lesion, stage 1 has no such level."""
-        return 'threshold' if self.scheme == 'student' else 'otsu'
 
     @property
     def run_folder(self) -> Path:

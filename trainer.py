@@ -17,7 +17,7 @@ from metrics import five_figures, mean_figures
 from networks import build_networks
 from postprocess import clear_corners, segment
 from results import ResultFolder
-from settings import Settings
+from settings import DEFAULT_RULE, Settings
 from student import Student
 from utils import UserError, bar_interval, make_folder, pick_device, set_seed
 
@@ -236,7 +236,7 @@ class Trainer:
         settings = self.settings
         rule, exponent = self._rule(None)
         if rule == 'none':
-            rule = settings.default_rule
+            rule = DEFAULT_RULE
         made = soft_masks(self.learner.mask_network, [case.picture for case in cases], settings,
                           self.device, self._companions(stage_1_masks))
         rows = []
@@ -262,7 +262,7 @@ class Trainer:
         settings, chosen = self.settings, chosen or {}
         rule, exponent = settings.postprocess, settings.crf_t
         if rule == 'auto':
-            rule = chosen.get('rule', settings.default_rule)
+            rule = chosen.get('rule', DEFAULT_RULE)
         return rule, exponent or chosen.get('crf_t') or 1
 
     def val(self, sources: list[tuple[checkpoints.Checkpoint, Settings]]) -> None:
