@@ -41,6 +41,7 @@ def bright(grey, rim=20):
 
 
 def main(kind, folder, output=None):
+    """Print the figures of a rule on test; with `output`, write its masks as a data set too."""
     make = {'dark': dark, 'bright': bright}[kind]
     folder = Path(folder).resolve()
     rows = {'otsu': [], 'otsu, cleaned': []}

@@ -110,6 +110,7 @@ def print_tables(name, results, seeds):
 
 
 def main():
+    """Train and choose what is missing, score test, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('output', type=Path)
     parser.add_argument('--data_root', type=Path, required=True)
