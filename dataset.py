@@ -1,18 +1,19 @@
 """Folders of pictures to samples: layouts, reading, unpaired sampling, augmentation, loaders."""
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
-from utils import UserError, to_unit_range
+import parallel
+from utils import UserError, ahead, cores, to_unit_range
 
 PICTURE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif'}
 LABEL_ENDING = '_segmentation'
@@ -137,18 +138,17 @@ def read_label(path: Path) -> np.ndarray:
     return values > (0.5 if values.max() <= 1 else 127.5)
 
 
-def check_pictures(paths: list[Path]) -> None:
+def check_pictures(paths: list[Path], read: Callable = read_picture) -> None:
     """Decode every picture once; raises UserError naming the first broken one and how many."""
 
     def problem(path):
         try:
-            read_picture(path)
+            read(path)
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor() as pool:
-        problems = [text for text in tqdm(pool.map(problem, paths), 'checking pictures',
-                                          len(paths), unit=' pictures', leave=False, delay=2) if text]
+    problems = [text for text in tqdm(ahead(problem, paths, cores()), 'checking pictures',
+                                      len(paths), unit=' pictures', leave=False, delay=2) if text]
     if problems:
         more = f' (and {len(problems) - 1} more like it)' if len(problems) > 1 else ''
         raise UserError(problems[0] + more)
@@ -179,6 +179,11 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
+def margined(size: tuple[int, int]) -> tuple[int, int]:
+    """The size that crops are taken out of."""
+    return size[0] + 50, size[1] + 50
+
+
 def augment(image: Image.Image, size: tuple[int, int], rng: np.random.Generator,
             contrast: bool = True) -> Image.Image:
     """The second generation's augmentation: flips, a crop of size out of size + 50, contrast.
@@ -186,7 +191,7 @@ def augment(image: Image.Image, size: tuple[int, int], rng: np.random.Generator,
     Both flips with probability ½, contrast times a number in [0.9, 1.1]. A mask that has to move
     with its picture goes through with an equal `rng` and without `contrast`.
     """
-    image = resize(image, (size[0] + 50, size[1] + 50))
+    image = resize(image, margined(size))
     if rng.random() < 0.5:
         image = transforms.hflip(image)
     if rng.random() < 0.5:
@@ -196,92 +201,112 @@ def augment(image: Image.Image, size: tuple[int, int], rng: np.random.Generator,
     return transforms.adjust_contrast(image, rng.uniform(0.9, 1.1)) if contrast else image
 
 
-class UnpairedBatches(Dataset):
+class TrainingPictures:
+    """Decoded pictures at the size that training needs, kept in memory up to `cache_mb`.
+
+    A set that fits is decoded once; of a larger one the pictures that came first stay.
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.augments = settings.augment and settings.scheme != 'student'  # that is in student.py
+        self.size = margined(settings.size) if self.augments else settings.size
+        self.room = settings.cache_mb * 1e6
+        self._kept = {}
+
+    def read(self, path: Path, channels: int | None = None) -> Image.Image:
+        """The picture with that many channels, by default those of the network's."""
+        key = path, channels or self.settings.img_ch
+        image = self._kept.get(key)
+        if image is None:
+            image = resize(read_picture(*key), self.size)
+            needed = image.width * image.height * (4 if image.mode == 'RGB' else 1)  # in Pillow
+            if needed <= self.room:
+                self.room -= needed
+                self._kept[key] = image
+        return image
+
+
+class UnpairedBatches:
     """Unpaired training batches {'A': …, 'B': …}, count×img_ch×H×W each, and with `masks` also
     {'mask': count×1×H×W in [-1, 1]}, the stage-1 masks of A.
 
-    A batch is a function of (seed, iteration) alone, so any number of workers and a resumed run
-    see the same ones. Each domain goes through all its pictures in an order of its own, drawn
-    anew every round.
+    A batch is a function of (seed, iteration) alone, so any number of threads and a resumed run
+    see the same ones; of several processes each has its part of it. Each domain goes through all
+    its pictures in an order of its own, drawn anew every round.
     """
 
-    def __init__(self, pictures: dict[str, list[Path]], counts: dict[str, int], settings,
+    def __init__(self, pictures: dict[str, list[Path]], settings, store: TrainingPictures,
                  masks: dict[str, Path] | None = None):
         self.pictures = pictures
-        self.counts = counts
+        self.counts = batch_counts(settings)
         self.settings = settings
+        self.store = store
         self.masks = masks
-        self._orders = {}
+        self._order = lru_cache(8)(self._draw_order)
 
     def __getitem__(self, iteration: int) -> dict[str, torch.Tensor]:
         batch = {}
         for domain, count in self.counts.items():
-            positions = range(iteration * count, (iteration + 1) * count)
+            mine = range(count)[parallel.my_part(count)]
+            positions = [iteration * count + place for place in mine]
             paths = [self._path(domain, position) for position in positions]
             batch[domain] = self._stack(domain, paths, positions)
             if domain == 'A' and self.masks:
                 batch['mask'] = self._stack(domain, [self.masks[path.stem] for path in paths],
                                             positions, of_masks=True)
+        if torch.cuda.is_available():
+            batch = {name: part.pin_memory() for name, part in batch.items()}
         return batch
 
     def _stack(self, domain, paths, positions, of_masks=False):
         settings = self.settings
         samples = []
         for path, position in zip(paths, positions):
-            image = read_picture(path, 1 if of_masks else settings.img_ch)
-            if settings.augment and settings.scheme != 'student':  # a student's is in student.py
+            image = self.store.read(path, 1 if of_masks else None)
+            if self.store.augments:
                 rng = np.random.default_rng((settings.seed, ord(domain), position, 1))
                 image = augment(image, settings.size, rng, contrast=not of_masks)
-            else:
-                image = resize(image, settings.size)
             samples.append(to_tensor(image))
         return torch.stack(samples) if samples else torch.empty(0, settings.img_ch, *settings.size)
 
     def _path(self, domain, position):
         paths = self.pictures[domain]
         round_, place = divmod(position, len(paths))
-        if self._orders.get(domain, (None,))[0] != round_:
-            rng = np.random.default_rng((self.settings.seed, ord(domain), round_, 0))
-            self._orders[domain] = round_, rng.permutation(len(paths))
-        return paths[self._orders[domain][1][place]]
+        return paths[self._order(domain, round_)[place]]
+
+    def _draw_order(self, domain, round_):
+        rng = np.random.default_rng((self.settings.seed, ord(domain), round_, 0))
+        return rng.permutation(len(self.pictures[domain]))
+
+
+def batch_counts(settings) -> dict[str, int]:
+    """Pictures of each domain in an iteration, over all processes."""
+    normal = settings.normal_batch if settings.scheme == 'student' else settings.batch_size
+    return {'A': settings.batch_size, 'B': normal}
 
 
 def training_batches(pictures: dict[str, list[Path]], settings, start: int,
-                     masks: dict[str, Path] | None = None) -> DataLoader:
+                     store: TrainingPictures, masks: dict[str, Path] | None = None
+                     ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of iterations start+1 … settings.iteration; `masks` by the stem of their picture."""
-    normal = settings.normal_batch if settings.scheme == 'student' else settings.batch_size
-    counts = {'A': settings.batch_size, 'B': normal}
-    return DataLoader(UnpairedBatches(pictures, counts, settings, masks), batch_size=None,
-                      sampler=range(start, settings.iteration), num_workers=settings.num_workers,
-                      pin_memory=torch.cuda.is_available())
-
-
-class SinglePictures(Dataset):
-    """Pictures in order, at the network's size: {'image': img_ch×H×W} and with `masks` also
-    {'mask': 1×H×W in [-1, 1]}."""
-
-    def __init__(self, paths: list[Path], settings, masks: dict[str, Path] | None = None):
-        self.paths = paths
-        self.settings = settings
-        self.masks = masks
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        def read(path, channels):
-            return to_tensor(resize(read_picture(path, channels), self.settings.size))
-
-        path = self.paths[index]
-        sample = {'image': read(path, self.settings.img_ch)}
-        if self.masks:
-            sample['mask'] = read(self.masks[path.stem], 1)
-        return sample
+    batches = UnpairedBatches(pictures, settings, store, masks)
+    return ahead(batches.__getitem__, range(start, settings.iteration), settings.num_workers)
 
 
 def picture_batches(paths: list[Path], settings, batch_size: int,
-                    masks: dict[str, Path] | None = None) -> DataLoader:
-    """Batches {'image': B×img_ch×H×W, …} of all pictures, in order; `masks` by their stem."""
-    # a worker takes longer to start than to read a few dozen pictures
-    return DataLoader(SinglePictures(paths, settings, masks), batch_size,
-                      num_workers=min(settings.num_workers, len(paths) // 64))
+                    masks: dict[str, Path] | None = None) -> Iterator[dict[str, torch.Tensor]]:
+    """All pictures in order, at the network's size: {'image': B×img_ch×H×W} and with `masks`, by
+    the pictures' stems, also {'mask': B×1×H×W in [-1, 1]}."""
+
+    def read(path, channels):
+        return to_tensor(resize(read_picture(path, channels), settings.size))
+
+    def read_batch(some):
+        batch = {'image': torch.stack([read(path, settings.img_ch) for path in some])}
+        if masks:
+            batch['mask'] = torch.stack([read(masks[path.stem], 1) for path in some])
+        return batch
+
+    parts = (paths[start:start + batch_size] for start in range(0, len(paths), batch_size))
+    return ahead(read_batch, parts, settings.num_workers)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 import losses
+import parallel
 import pictures
 from masks import as_companion, autocast, to_array
-from networks import Translation, build_networks, clip_rho
+from networks import Translation, build_networks, clip_rho, make_ready
 from settings import DISCRIMINATORS, GENERATORS, Settings
 
 DIRECTIONS = (('A', 'B'), ('B', 'A'))  # source, target
@@ -25,12 +26,15 @@ class LabelTransfer:
     def __init__(self, settings: Settings, device: torch.device):
         self.settings = settings
         self.device = device
-        self.networks = build_networks(settings).to(device)
+        self.networks = make_ready(build_networks(settings), settings, device)
+        self.shared = {name: parallel.share_gradients(network)  # what collects gradients is called
+                       for name, network in self.networks.items()}  # by way of these
         self.optimizers = {
             name: torch.optim.Adam(
                 [parameter for network in names
                  for parameter in self.networks[network].parameters()],
-                settings.lr, betas=(0.5, 0.999), weight_decay=settings.weight_decay)
+                settings.lr, betas=(0.5, 0.999), weight_decay=settings.weight_decay,
+                fused=device.type in ('cpu', 'cuda'))
             for name, names in (('generators', GENERATORS), ('discriminators', DISCRIMINATORS))}
 
     @property
@@ -48,12 +52,40 @@ class LabelTransfer:
         self.networks.train()
         real = {domain: batch[domain] for domain in 'AB'}
         companions = self._companions(batch)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        # One direction after the other: every loss is a sum over the two, and only one direction's
+        # pictures have to be kept for a backward pass at a time.
+        sums, mask_share = {}, None
+        for source, target in DIRECTIONS:
+            earlier = (source, target) != DIRECTIONS[-1]
+            with parallel.gradients_stay_here([self.shared[name] for name in GENERATORS
+                                               if earlier]):
+                terms, translated = self._learn_direction(real, companions, source, target)
+            sums = {name: sums.get(name, 0) + term for name, term in terms.items()}
+            if source == 'A':
+                mask_share = translated.mask.detach().float().mean()
+        self.optimizers['generators'].step()
+        for name in GENERATORS:
+            clip_rho(self.networks[name])
+        discriminator = sums.pop('discriminator')
+        return {'discriminator': discriminator, 'generator': sum(sums.values()), **sums,
+                'mask_share': mask_share}
+
+    def _learn_direction(self, real, companions, source, target):
+        """The weighted losses of one direction by name, and the translated pictures. The
+        discriminators of the target take their step; the generators collect gradients."""
         with autocast(self.settings, self.device):
-            translated, kept = self._translate(real, companions)
-        discriminator_loss = self._update_discriminators(real, translated)
-        return {'discriminator': discriminator_loss,
-                **self._update_generators(real, translated, kept),
-                'mask_share': translated['A'].mask.detach().float().mean()}
+            translated, kept = self._translate(real, companions, source, target)
+        terms = {'discriminator': self._update_discriminators(real[target], translated, target)}
+        for judge in (judges := self._discriminators(self.networks, target)):
+            judge.requires_grad_(False)
+        with autocast(self.settings, self.device):
+            parts = self._generator_losses(real, translated, kept, source, target)
+        sum(parts.values()).backward()
+        for judge in judges:
+            judge.requires_grad_(True)
+        return terms | {name: part.detach() for name, part in parts.items()}, translated
 
     def _companions(self, batch) -> dict[str, Tensor]:
         """The second picture of a first-generation generator by domain: for A in stage 2 its
@@ -63,85 +95,59 @@ class LabelTransfer:
             companions['A'] = as_companion(batch['mask'], self.settings.img_ch)
         return companions
 
-    def _translate(self, real, companions) -> tuple[dict[str, Translation],
-                                                    dict[str, Translation]]:
-        """By domain d of the pictures: them translated, and them kept (put through the generator
-        that leads to d). One pass a generator: nothing in it mixes the pictures of a batch."""
-        translated, kept = {}, {}
-        for source, target in DIRECTIONS:
-            generator = self.networks[f'gen{source}2{target}']
-            inputs = [torch.cat([real[source], real[target]])]
-            if self.settings.generation == 'first':
-                inputs.append(torch.cat([companions[source], companions[target]]))
-            made = generator(*inputs, with_recon=self.settings.recon_weight > 0)
-            translated[source], kept[target] = split(made, len(real[source]))
-        return translated, kept
+    def _translate(self, real, companions, source, target) -> tuple[Translation, Translation]:
+        """Pictures of the source translated, and pictures of the target kept, by one pass of the
+        generator from source to target: nothing in it mixes the pictures of a batch."""
+        inputs = [torch.cat([real[source], real[target]])]
+        if self.settings.generation == 'first':
+            inputs.append(torch.cat([companions[source], companions[target]]))
+        made = self.shared[f'gen{source}2{target}'](
+            *inputs, with_recon=self.settings.recon_weight > 0)
+        return split(made, len(real[source]))
 
-    def _update_discriminators(self, real, translated) -> Tensor:
-        """dis_weight · Σ over the four discriminators of (real → 1) + (fake → 0)."""
+    def _update_discriminators(self, real, translated, domain) -> Tensor:
+        """dis_weight · Σ over the discriminators of a domain of (real → 1) + (fake → 0)."""
         loss = 0
         with autocast(self.settings, self.device):
-            for source, domain in DIRECTIONS:
-                # detached: this loss does not go back into the generators
-                both = torch.cat([real[domain], translated[source].fake.detach().float()])
-                for discriminator in self._discriminators(domain):
-                    of_real, of_fake = split(discriminator(both), len(real[domain]))
-                    loss = (loss + losses.adversarial(of_real, real=True)
-                            + losses.adversarial(of_fake, real=False))
+            # detached: this loss does not go back into the generators
+            both = torch.cat([real, translated.fake.detach().float()])
+            for discriminator in self._discriminators(self.shared, domain):
+                of_real, of_fake = split(discriminator(both), len(real))
+                loss = (loss + losses.adversarial(of_real, real=True)
+                        + losses.adversarial(of_fake, real=False))
         loss = self.settings.dis_weight * loss
-        self._descend('discriminators', loss)
+        loss.backward()
+        self.optimizers['discriminators'].step()  # of those that have a gradient
+        self.optimizers['discriminators'].zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _update_generators(self, real, translated, kept) -> dict[str, Tensor]:
-        """Σ of the weighted losses; discriminators judge but collect no gradient."""
-        self._let_discriminators_learn(False)
-        with autocast(self.settings, self.device):
-            terms = self._generator_losses(real, translated, kept)
-        total = sum(terms.values())
-        self._descend('generators', total)
-        for name in GENERATORS:
-            clip_rho(self.networks[name])
-        self._let_discriminators_learn(True)
-        return {name: value.detach() for name, value in {'generator': total, **terms}.items()}
-
-    def _generator_losses(self, real, translated, kept) -> dict[str, Tensor]:
-        """The weighted terms of the generators' loss, by name."""
+    def _generator_losses(self, real, translated, kept, source, target) -> dict[str, Tensor]:
+        """The weighted terms of the generators' loss in one direction, by name."""
         settings = self.settings
-        weights = {'adversarial': settings.adv_weight, 'cycle': settings.cycle_weight,
-                   'identity': settings.identity_weight, 'class_attention': settings.cam_weight,
-                   'recon': settings.recon_weight}
-        terms = dict.fromkeys(weights, torch.zeros((), device=self.device))
-        for source, target in DIRECTIONS:
-            image, made, stayed = real[source], translated[source], kept[source]
-            back = self.networks[f'gen{target}2{source}'](made.fake.float(), with_recon=False)
-            # joint discrimination: the second generation's composite has to pass as well
-            judged = [discriminator(picture.float())
-                      for discriminator in self._discriminators(target)
-                      for picture in (made.fake, made.composite) if picture is not None]
-            parts = {
-                'adversarial': sum(losses.adversarial(one, real=True) for one in judged),
-                'cycle': losses.picture_distance(back.fake, image),
-                'identity': losses.picture_distance(stayed.fake, image),
-                'class_attention': losses.class_attention(made.cam_logit, source_domain=True)
-                + losses.class_attention(stayed.cam_logit, source_domain=False)}
-            if made.recon is not None:
-                parts['recon'] = losses.picture_distance(made.recon, image)
-            for name, part in parts.items():
-                terms[name] = terms[name] + weights[name] * part
+        back = self.shared[f'gen{target}2{source}'](translated.fake.float(), with_recon=False)
+        # joint discrimination: the second generation's composite has to pass as well
+        judged = [judge(picture.float())
+                  for judge in self._discriminators(self.networks, target)
+                  for picture in (translated.fake, translated.composite) if picture is not None]
+        terms = {
+            'adversarial': settings.adv_weight * sum(
+                losses.adversarial(one, real=True) for one in judged),
+            'cycle': settings.cycle_weight * losses.picture_distance(back.fake, real[source]),
+            'identity': settings.identity_weight * losses.picture_distance(kept.fake,
+                                                                           real[target]),
+            'class_attention': settings.cam_weight * (
+                losses.class_attention(translated.cam_logit, source_domain=True)
+                + losses.class_attention(kept.cam_logit, source_domain=False)),
+            'recon': torch.zeros((), device=self.device)}
+        if translated.recon is not None:
+            terms['recon'] = settings.recon_weight * losses.picture_distance(translated.recon,
+                                                                             real[source])
         return terms
 
-    def _discriminators(self, domain):
+    @staticmethod
+    def _discriminators(networks, domain):
         """The global and the local one that know the pictures of a domain."""
-        return self.networks[f'disG{domain}'], self.networks[f'disL{domain}']
-
-    def _let_discriminators_learn(self, learn):
-        for name in DISCRIMINATORS:
-            self.networks[name].requires_grad_(learn)
-
-    def _descend(self, name, loss):
-        self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers[name].step()
+        return networks[f'disG{domain}'], networks[f'disL{domain}']
 
     def sheet_column(self, image: Tensor, mask: Tensor | None) -> dict:
         """What a sheet shows of one picture 1×img_ch×H×W (and in stage 2 its stage-1 mask).

@@ -52,9 +52,14 @@ class CsvLog:
 
 
 class TrainingLog:
-    """The logs of one run of one stage, from iteration `start` on."""
+    """The logs of one run of one stage, from iteration `start` on; one that does not write takes
+    everything and keeps nothing (the other processes of a run)."""
 
-    def __init__(self, result_folder: Path, stage: int, start: int, loss_names: list[str]):
+    def __init__(self, result_folder: Path, stage: int, start: int, loss_names: list[str],
+                 writes: bool = True):
+        self.writes = writes
+        if not writes:
+            return
         from torch.utils.tensorboard import SummaryWriter  # seconds to import, used only here
 
         folder = make_folder(result_folder / f'log{stage}')
@@ -64,11 +69,15 @@ class TrainingLog:
         self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def add_losses(self, iteration: int, losses: dict[str, float]) -> None:
+        if not self.writes:
+            return
         self.losses.write(iteration, losses)
         for name, value in losses.items():
             self.board.add_scalar(f'loss/{name}', value, iteration)
 
     def add_val(self, iteration: int, figures: dict[str, float]) -> None:
+        if not self.writes:
+            return
         self.val.write(iteration, figures)
         for name, value in figures.items():
             self.board.add_scalar(f'val/{name}', value, iteration)
@@ -82,11 +91,15 @@ class TrainingLog:
         self.flush()
 
     def flush(self) -> None:
+        if not self.writes:
+            return
         self.losses.flush()
         self.val.flush()
         self.board.flush()
 
     def close(self) -> None:
+        if not self.writes:
+            return
         self.losses.close()
         self.val.close()
         self.board.close()

@@ -4,6 +4,7 @@
     python main.py --dataset ISIC --phase test
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -106,7 +107,11 @@ FLAGS = {
     'machine': [
         ('device', str, 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps'),
         ('amp', boolean, 'compute in bfloat16 where that is safe'),
-        ('num_workers', int, 'processes that read pictures; 0 reads in the main one'),
+        ('compile', boolean, 'compile the networks first (torch.compile): minutes, then faster '
+                             'iterations; needs a C++ compiler'),
+        ('num_workers', int, 'threads that read pictures ahead; 0: none'),
+        ('cache_mb', int, 'decoded training pictures that stay in memory, MB a process; those '
+                          'beyond are read anew each time'),
         ('benchmark_flag', boolean, 'let cuDNN time its algorithms and take the fastest'),
     ],
 }
@@ -224,14 +229,17 @@ def run(flags: dict) -> int:
     wanted = presets.resolve(flags)  # tells bad flags before anything slow is imported
     import checkpoint as checkpoints
     import dataset
+    import parallel
     import phantom
     from trainer import Trainer
 
+    flags = {**flags, 'device': parallel.start(wanted.device)}
     if wanted.dataset != 'phantom':
         dataset.check_data_folder(wanted.data_folder)
-    elif not wanted.data_folder.exists():
+    elif parallel.is_first() and not wanted.data_folder.exists():
         make_folder(wanted.data_folder.parent, '--data_root')
         phantom.write_phantom(wanted.data_folder)
+    parallel.wait()
 
     sources = []
     paths = choose_checkpoints(wanted) if wanted.phase != 'pseudo_mask' else []
@@ -255,16 +263,17 @@ def run(flags: dict) -> int:
     elif wanted.phase == 'train' and wanted.stage == 2:
         wanted = presets.resolve(flags, inherited=inherited_settings(wanted))
 
-    trainer = Trainer(wanted)
+    trainer, code = Trainer(wanted), 0
     if wanted.phase == 'train':
-        return train(trainer, sources[0][0] if sources else None)
-    if wanted.phase == 'val':
+        code = train(trainer, sources[0][0] if sources else None)
+    elif wanted.phase == 'val':
         trainer.val(sources)
     elif wanted.phase == 'test':
         trainer.test(sources[0][0])
     else:
         trainer.pseudo_mask()
-    return 0
+    parallel.finish()
+    return code
 
 
 def train(trainer, source) -> int:
@@ -284,11 +293,14 @@ def train(trainer, source) -> int:
 
 def main() -> int:
     """Exit code: 0 done, 1 stopped by something that went wrong, 2 bad input, 130 interrupted."""
+    if os.environ.get('RANK', '0') != '0':  # of several processes the first one speaks
+        sys.stdout = open(os.devnull, 'w')
+        os.environ['TQDM_DISABLE'] = '1'
     try:
         return run(vars(build_parser().parse_args()))
     except UserError as error:
-        # one raised in a worker process arrives wrapped in its traceback, message last
-        print(f'error: {str(error).strip().splitlines()[-1]}', file=sys.stderr)
+        if os.environ.get('LOCAL_RANK', '0') == '0':  # once on every machine
+            print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

@@ -1,7 +1,7 @@
 """Soft masks of pictures from a trained network, and the stage-1 masks that stage 2 starts from."""
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
+import parallel
 import pictures
-from networks import build_networks
+from networks import build_networks, make_ready
 from postprocess import clear_background, to_bytes
 from settings import ARCHITECTURE_FIELDS, TEST_BATCH_SIZE, Settings, resolve
-from utils import UserError, bar_interval, make_folder
+from utils import UserError, ahead, bar_interval, cores, make_folder
 
 FLIPS = ((), (3,), (2,), (2, 3))  # the axes turned round: none, left-right, up-down, both
 SPLITS = {'trainA': 'trainA', 'valA': 'val', 'testA': 'testA'}  # of syn_<…> -> folder of pictures
@@ -53,48 +54,69 @@ def predict_mask(network: nn.Module, image: Tensor, companion: Optional[Tensor] 
     return torch.stack(made).mean(0)
 
 
-def mask_network(checkpoint: checkpoints.Checkpoint, settings: Settings,
-                 device: torch.device) -> nn.Module:
-    """The one network of a checkpoint that makes masks of disease pictures, ready to run."""
-    name = 'average' if settings.scheme == 'student' else 'genA2B'
+def mask_network(checkpoint: checkpoints.Checkpoint, settings: Settings, device: torch.device,
+                 name: str = '') -> nn.Module:
+    """The one network of a checkpoint that makes masks of disease pictures (or the one named),
+    ready to run."""
+    name = name or ('average' if settings.scheme == 'student' else 'genA2B')
     networks = build_networks(settings, [name])
     checkpoints.load_networks(networks, checkpoint, settings)
-    return networks.to(device).eval()[name]
+    return make_ready(networks, settings, device).eval()[name]
 
 
 def soft_masks(network: nn.Module, paths: list[Path], settings: Settings, device: torch.device,
-               companions: dict[str, Path] | None = None,
-               with_pictures: bool = False) -> Iterator[SoftMask]:
-    """One SoftMask a picture, in order; translations only `with_pictures`.
+               companions: dict[str, Path] | None = None, with_pictures: bool = False,
+               finish: Callable = lambda soft: soft) -> Iterator:
+    """finish(SoftMask) of each picture, in order; translations only `with_pictures`.
 
     `companions` are the stage-1 masks by the pictures' stems, for generators that take them.
+    Reading, network and finishing overlap: threads read ahead, and others resize and `finish`.
     """
-    batch_size = TEST_BATCH_SIZE if settings.phase == 'train' else settings.batch_size
+    def resized(made):
+        path, mask, heatmap, fake, image = made
+        with Image.open(path) as picture:
+            size = picture.size
+        if settings.generation == 'second' and settings.scheme != 'student':
+            mask = clear_background(mask, image.transpose(1, 2, 0))
+        return finish(SoftMask(
+            path, to_bytes(resize_map(mask, size)),
+            None if heatmap is None else resize_map(heatmap[0], size),
+            None if fake is None else resize_picture(pictures.from_array(fake), size)))
+
+    made = _network_outputs(network, paths, settings, device, companions, with_pictures)
+    return ahead(resized, made, cores())
+
+
+@torch.inference_mode()
+def _network_outputs(network, paths, settings, device, companions, with_pictures):
+    """(path, mask H×W, heatmap, translation, image) of each picture, as arrays."""
     order = iter(paths)
-    for batch in dataset.picture_batches(paths, settings, batch_size, companions):
+    for batch in dataset.picture_batches(paths, settings, _at_a_time(settings, device), companions):
         image = batch['image'].to(device)
         inputs = [image]
         if companions:
             inputs.append(as_companion(batch['mask'], settings.img_ch).to(device))
-        heatmaps = fakes = None
-        with torch.no_grad(), autocast(settings, device):
+        fakes = None
+        with autocast(settings, device):
             if with_pictures and settings.scheme != 'student':
                 made = network(*inputs, with_recon=False)
                 fakes = made.fake
             else:
                 made = network.predict_mask(*inputs)
             masks = predict_mask(network, *inputs, flips=True) if settings.flips else made.mask
-            heatmaps = made.heatmap
-        for index, path in enumerate(next(order) for _ in range(len(image))):
-            with Image.open(path) as picture:
-                size = picture.size
-            mask = to_array(masks[index, 0])
-            if settings.generation == 'second' and settings.scheme != 'student':
-                mask = clear_background(mask, batch['image'][index].permute(1, 2, 0).numpy())
-            yield SoftMask(
-                path, to_bytes(resize_map(mask, size)),
-                None if heatmaps is None else resize_map(to_array(heatmaps[index, 0]), size),
-                None if fakes is None else resize_picture(pictures.from_tensor(fakes[index]), size))
+        parts = [[None] * len(image) if part is None else to_array(part)
+                 for part in (masks[:, 0], made.heatmap, fakes, batch['image'])]
+        yield from zip((next(order) for _ in range(len(image))), *parts)
+
+
+def _at_a_time(settings, device) -> int:
+    """Pictures that go through the network together. On a CPU few enough for a feature map of the
+    first layer to stay within 16 MB: above, memory is asked of the system anew for each layer."""
+    wanted = TEST_BATCH_SIZE if settings.phase == 'train' else settings.batch_size
+    if device.type != 'cpu':
+        return wanted
+    height, width = settings.size
+    return max(1, min(wanted, 2 ** 24 // (4 * settings.ch * height * width)))
 
 
 def to_array(tensor: Tensor) -> np.ndarray:
@@ -164,7 +186,7 @@ class Teacher:
                  if name in ARCHITECTURE_FIELDS}
         return resolve({'phase': 'pseudo_mask', 'stage': 1, 'dataset': ours.dataset,
                         'data_root': ours.data_root, 'flips': ours.flips, 'amp': ours.amp,
-                        'num_workers': ours.num_workers}, saved, str(self.checkpoint.path))
+                        'compile': ours.compile, 'num_workers': ours.num_workers}, saved, str(self.checkpoint.path))
 
     def _made_before(self, folder, paths):
         try:
@@ -179,15 +201,25 @@ class Teacher:
         if self._network is None:
             self._network = mask_network(self.checkpoint, settings, self.device)
         part = folder.with_name(f'.{folder.name}.part')
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was interrupted
-        make_folder(part)
-        for made in tqdm(soft_masks(self._network, paths, settings, self.device),
-                         f'stage-1 masks: {folder.name}', len(paths), unit=' images',
-                         mininterval=bar_interval()):
-            Image.fromarray(made.mask).save(part / f'{made.path.stem}.png')
-        (part / 'made_by.json').write_text(json.dumps(self._recipe()) + '\n')
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        if parallel.is_first():
+            shutil.rmtree(part, ignore_errors=True)  # of a run that was interrupted
+            make_folder(part)
+        parallel.wait()
+
+        def save(made):
+            Image.fromarray(made.mask).save(part / f'{made.path.stem}.png', compress_level=1)
+
+        mine = parallel.my_share(paths)
+        for _ in tqdm(soft_masks(self._network, mine, settings, self.device, finish=save),
+                      f'stage-1 masks: {folder.name}', len(mine), unit=' images',
+                      mininterval=bar_interval()):
+            pass
+        parallel.wait()
+        if parallel.is_first():
+            (part / 'made_by.json').write_text(json.dumps(self._recipe()) + '\n')
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+        parallel.wait()
 
 
 def choose_teacher(settings: Settings, run_folder: Path | None = None) -> Path | None:

@@ -10,7 +10,12 @@ LABEL_COLOUR = (0, 200, 80)  # green
 
 def from_tensor(image) -> np.ndarray:
     """A tensor 1×H×W or 3×H×W in [-1, 1] as a picture."""
-    values = image.detach().float().cpu().numpy().transpose(1, 2, 0)
+    return from_array(image.detach().float().cpu().numpy())
+
+
+def from_array(image: np.ndarray) -> np.ndarray:
+    """An array 1×H×W or 3×H×W in [-1, 1] as a picture."""
+    values = image.transpose(1, 2, 0)
     values = np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
     return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
 

@@ -4,10 +4,15 @@ Soft masks are H×W, uint8, 255 = lesion, as they are written to disk; images H�
 segmentations H×W bool. The published rules are made for pictures of 256 px: watershed and CRF
 work on at most that size and their result is enlarged.
 """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import cv2
 import numpy as np
 from PIL import Image
 from scipy import ndimage, sparse
+
+from utils import cores
 
 RULES = ('threshold', 'otsu', 'watershed', 'crf')
 PUBLISHED_SIZE = 256  # px, the pictures that the sizes in these rules were made for
@@ -36,6 +41,29 @@ def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,
     if rule == 'crf':
         return crf_segmentations(mask, image, (exponent,))[exponent]
     raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
+
+
+def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
+                   tries: list[list[tuple[str, tuple]]]) -> list[dict]:
+    """Of each mask its segmentations by (rule, exponent); `tries` are for each mask the rules to
+    try, with exponents for the CRF. One CRF serves all masks, since it belongs to the image."""
+    crf, made = None, []
+    for mask, rules in zip(masks, tries):
+        made.append({})
+        for rule, exponents in rules:
+            if rule == 'crf':
+                crf = crf or DenseCRF(shrink(image))
+                made[-1] |= {(rule, exponent): segmentation for exponent, segmentation
+                             in crf_segmentations(mask, image, exponents, crf).items()}
+            else:
+                made[-1][rule, None] = segment(mask, rule)
+    return made
+
+
+def worker_pool() -> ProcessPoolExecutor:
+    """A process a core for what threads cannot share out: the CRF's matrix products hold Python's
+    lock. They are started anew (spawn), since a copy of a process that runs threads may hang."""
+    return ProcessPoolExecutor(cores(), get_context('spawn'), cv2.setNumThreads, (1,))
 
 
 def threshold(mask: np.ndarray) -> np.ndarray:

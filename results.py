@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import parallel
 import pictures
 from dataset import Case, read_label, read_picture
 from metrics import FIGURES, five_figures, mean_figures
@@ -21,36 +22,43 @@ OVERVIEW_ROWS = ('image', 'heatmap', 'stage_1_mask', 'mask', 'segmentation', 'la
 class ResultFolder:
     """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`.
 
-    Everything is written beside it and takes the place of an earlier test's results in `finish`.
+    Everything is written beside it, by any number of threads and processes, and takes the place of
+    an earlier test's results in `finish`.
     """
 
     def __init__(self, folder: Path):
         self.final = make_folder(folder)
         self.folder = folder.with_name(f'.{folder.name}.part')
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a test that was interrupted
+        if parallel.is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)  # of a test that was interrupted
+        parallel.wait()
         make_folder(self.folder)
         self.rows = []  # one dict a labelled case: name and five figures
-        self.overview = {}  # kind -> pictures of the first cases
 
     def write(self, kind: str, name: str, picture: np.ndarray) -> None:
         """One uint8 picture as `<kind>/<name>.png`."""
-        Image.fromarray(picture).save(make_folder(self.folder / kind) / f'{name}.png')
-        self.show(kind, picture)
+        # the first level: a fifth of the time, files a little larger
+        Image.fromarray(picture).save(make_folder(self.folder / kind) / f'{name}.png',
+                                      compress_level=1)
 
-    def show(self, kind: str, picture: np.ndarray) -> None:
-        """Let a uint8 picture be part of the overview, if it is of one of the first cases."""
-        column = self.overview.setdefault(kind, [])
-        if len(column) < OVERVIEW_CASES:
-            column.append(picture if picture.ndim == 3 else np.stack([picture] * 3, -1))
-
-    def write_overview(self) -> None:
+    def write_overview(self, cases: list[Case]) -> None:
         """`overview.png`: the first cases, a row a kind."""
-        rows = {kind: self.overview[kind] for kind in OVERVIEW_ROWS if kind in self.overview}
+        rows = {}
+        for case in cases[:OVERVIEW_CASES]:
+            files = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
+            files |= {'image': case.picture, 'label': case.label}
+            for kind, file in files.items():
+                if file and file.is_file():
+                    picture = np.asarray(read_picture(file))
+                elif kind == 'label':
+                    picture = np.full_like(rows['image'][-1], 127)  # grey: no label
+                else:
+                    continue
+                rows.setdefault(kind, []).append(picture)
         Image.fromarray(pictures.sheet(rows)).save(self.folder / 'overview.png')
 
-    def write_made(self, case: Case, image: np.ndarray, soft, stage_1_mask: Path | None) -> None:
+    def write_made(self, case: Case, soft, stage_1_mask: Path | None) -> None:
         """What the network made of a picture (a masks.SoftMask), and what it started from."""
-        self.show('image', image)
         if stage_1_mask:
             self.write('stage_1_mask', case.name, np.asarray(read_picture(stage_1_mask, 1)))
         self.write('mask', case.name, soft.mask)
@@ -59,20 +67,19 @@ class ResultFolder:
         if soft.fake is not None:
             self.write('translated', case.name, soft.fake)
 
-    def write_segmentation(self, case: Case, image: np.ndarray, segmentation: np.ndarray,
-                           with_overlay: bool) -> None:
-        """A segmentation H×W bool, its figures where there is a label, its outlines on the image."""
+    def write_segmentation(self, case: Case, segmentation: np.ndarray,
+                           image: np.ndarray | None) -> dict | None:
+        """A segmentation H×W bool and, with an image, its outlines on it; the row of its figures
+        where there is a label."""
         self.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
-        overlay, shown = image, np.full(segmentation.shape, 127, np.uint8)  # grey: no label
-        if case.label:
-            label = read_label(case.label)
-            self.rows.append({'name': case.name, **five_figures(segmentation, label)})
-            overlay = pictures.outline(image, label, pictures.LABEL_COLOUR)
-            shown = label.astype(np.uint8) * 255
-        self.show('label', shown)
-        if with_overlay:
+        label = read_label(case.label) if case.label else None
+        if image is not None:
+            if label is not None:
+                image = pictures.outline(image, label, pictures.LABEL_COLOUR)
             self.write('overlay', case.name,
-                       pictures.outline(overlay, segmentation, pictures.SEGMENTATION_COLOUR))
+                       pictures.outline(image, segmentation, pictures.SEGMENTATION_COLOUR))
+        return label if label is None else {'name': case.name,
+                                            **five_figures(segmentation, label)}
 
     def write_metrics(self, used: dict) -> None:
         """metrics.csv, an image a row, and metrics.json with their means, in percent.

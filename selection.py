@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
+import parallel
 from metrics import FIGURES, five_figures, mean_figures
-from postprocess import (EXPONENTS, RULES, DenseCRF, clear_corners, crf_segmentations, segment,
-                         shrink)
-from utils import UserError, bar_interval
+from postprocess import EXPONENTS, RULES, clear_corners, segment_by_all, worker_pool
+from utils import UserError, ahead, bar_interval, cores
 
 
 def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> list[dict]:
@@ -20,26 +20,27 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
     `sources` are (checkpoint, its settings); `masks` their soft masks of the cases. Of the
     settings, postprocess and crf_t narrow down what is tried.
     """
-    figures = {}  # (number of the source, rule, exponent) -> five figures of each case
-    for index, case in enumerate(tqdm(cases, 'post-processing', unit=' images',
-                                      mininterval=bar_interval())):
+    tries = [rules_to_try(settings) for _, settings in sources]
+
+    def figures_of(index):
+        case = cases[index]
         image = np.asarray(dataset.read_picture(case.picture))
         label = dataset.read_label(case.label)
-        crf = None
-        for number, (_, settings) in enumerate(sources):
-            mask = masks[number][index]
-            for rule in rules_to_try(settings):
-                if rule == 'crf':
-                    crf = crf or DenseCRF(shrink(image))  # one serves all checkpoints
-                    exponents = (settings.crf_t,) if settings.crf_t else EXPONENTS
-                    made = crf_segmentations(mask, image, exponents, crf)
-                else:
-                    made = {None: segment(mask, rule)}
-                for exponent, segmentation in made.items():
-                    if settings.clear_corners:
-                        segmentation = clear_corners(segmentation)
-                    figures.setdefault((number, rule, exponent), []).append(
-                        five_figures(segmentation, label))
+        made = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
+                           tries).result()
+        return {(number, rule, exponent): five_figures(
+                    clear_corners(segmentation) if settings.clear_corners else segmentation, label)
+                for number, ((_, settings), by_rule) in enumerate(zip(sources, made))
+                for (rule, exponent), segmentation in by_rule.items()}
+
+    figures = {}  # (number of the source, rule, exponent) -> five figures of each case
+    with worker_pool() as pool:
+        for of_case in parallel.gather(list(tqdm(
+                ahead(figures_of, parallel.my_share(range(len(cases))), cores()),
+                'post-processing', len(parallel.my_share(cases)), unit=' images',
+                mininterval=bar_interval()))):
+            for key, values in of_case.items():
+                figures.setdefault(key, []).append(values)
     rows = [{'file': sources[number][0].path.name, 'iteration': sources[number][0].iteration,
              'fingerprint': checkpoints.fingerprint(sources[number][0]),
              'rule': rule, 'crf_t': exponent, **mean_figures(of_cases)}
@@ -47,8 +48,10 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
     return sorted(rows, key=lambda row: -row['JA'])
 
 
-def rules_to_try(settings) -> tuple[str, ...]:
-    return RULES if settings.postprocess == 'auto' else (settings.postprocess,)
+def rules_to_try(settings) -> list[tuple[str, tuple]]:
+    """(rule, exponents of the CRF)."""
+    rules = RULES if settings.postprocess == 'auto' else (settings.postprocess,)
+    return [(rule, (settings.crf_t,) if settings.crf_t else EXPONENTS) for rule in rules]
 
 
 def text(row: dict) -> str:

@@ -124,7 +124,8 @@ ARCHITECTURE_FIELDS = tuple(field.name for field in fields(Architecture))
 
 # where and how a run takes place, not what it computes: a resumed run may differ in them
 PLACE_FIELDS = ('phase', 'device', 'data_root', 'result_dir', 'checkpoint', 'teacher', 'resume',
-                'num_workers', 'benchmark_flag', 'pictures', 'postprocess', 'crf_t')
+                'num_workers', 'cache_mb', 'compile', 'benchmark_flag', 'pictures', 'postprocess',
+                'crf_t')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +167,10 @@ class Settings(Architecture):
     ce_weight: float = 1.0  # cross entropy on disease pictures
     dice_weight: float = 1.0  # Dice loss on disease pictures
     normal_weight: float = 1.0  # cross entropy of an empty mask on normal pictures
-    num_workers: int = 2
+    num_workers: int = 2  # threads that read pictures ahead
+    cache_mb: int = 2000  # of decoded training pictures that are kept
     amp: bool = False
+    compile: bool = False
     pictures: bool = True
     resume: bool = False
     benchmark_flag: bool = False
@@ -181,7 +184,8 @@ class Settings(Architecture):
         self._at_least(1, 'ch', 'n_res', 'iteration', 'batch_size', 'print_freq', 'save_freq',
                        'keep')
         self._at_least(0, 'weight_decay', 'adv_weight', 'dis_weight', 'cycle_weight',
-                       'identity_weight', 'cam_weight', 'recon_weight', 'seed', 'num_workers')
+                       'identity_weight', 'cam_weight', 'recon_weight', 'seed', 'num_workers',
+                       'cache_mb')
         self._at_least(0, 'crf_t', 'normal_batch', 'warm_up', 'ramp_up', 'renew_freq', 'ce_weight',
                        'dice_weight', 'normal_weight', 'ema_decay', 'guard', 'confidence')
         self._at_most(1, 'ema_decay', 'guard', 'confidence')

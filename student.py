@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import losses
+import parallel
 import pictures
 from masks import autocast, to_array
-from networks import build_networks
+from networks import build_networks, make_ready
 from postprocess import clean, otsu, threshold, to_bytes
 from settings import Settings
 
@@ -29,14 +30,14 @@ class Student:
     def __init__(self, settings: Settings, device: torch.device):
         self.settings = settings
         self.device = device
-        # channels last: a quarter less time on a CPU
-        self.networks = build_networks(settings).to(device, memory_format=torch.channels_last)
+        self.networks = make_ready(build_networks(settings), settings, device)
         for name in ('average', 'teacher'):
             self.networks[name].load_state_dict(self.networks['student'].state_dict())
             self.networks[name].requires_grad_(False)
+        self.shared = parallel.share_gradients(self.networks['student'])
         self.optimizers = {'student': torch.optim.AdamW(
             self.networks['student'].parameters(), settings.lr,
-            weight_decay=settings.weight_decay)}
+            weight_decay=settings.weight_decay, fused=device.type in ('cpu', 'cuda'))}
 
     @property
     def mask_network(self):
@@ -59,14 +60,17 @@ class Student:
         if settings.augment:
             seed = np.random.SeedSequence((settings.seed, iteration)).generate_state(1)[0]
             image, target, weight = augment_strongly(
-                image, target, weight, torch.Generator().manual_seed(int(seed)))
+                image, target, weight, torch.Generator().manual_seed(int(seed)),
+                places_in_whole_batch(disease, len(empty)))
         image = image.contiguous(memory_format=torch.channels_last)
 
         with autocast(settings, self.device):
-            logit = self.networks['student'](image)
+            logit = self.shared(image)
         of_disease = [part[:disease] for part in (logit, target, weight)]
         of_normal = [part[disease:] for part in (logit, target, weight)]
-        terms = {'cross_entropy': settings.ce_weight * losses.cross_entropy(*of_disease),
+        # pixels that count may be unevenly spread over the processes
+        share = weight[:disease].sum() / parallel.mean(weight[:disease].sum()).clamp(min=1)
+        terms = {'cross_entropy': share * settings.ce_weight * losses.cross_entropy(*of_disease),
                  'dice': settings.dice_weight * losses.dice(*of_disease),
                  'normal': settings.normal_weight * losses.cross_entropy(*of_normal)}
         total = sum(terms.values())
@@ -88,7 +92,9 @@ class Student:
             with autocast(settings, self.device):
                 soft = to_array(self.networks['teacher'].predict_mask(batch['A']).mask[:, 0])
             share = min(1, (iteration - self.first_renewal + 1) / max(1, settings.ramp_up))
-            drawn = np.random.default_rng((settings.seed, iteration, 2)).random(len(soft))
+            whole = parallel.processes() * len(soft)
+            drawn = np.random.default_rng((settings.seed, iteration, 2)).random(whole)[
+                parallel.my_part(whole)]
             for index in np.flatnonzero(drawn < share):
                 renewed = clean(threshold(to_bytes(soft[index])), settings.component)
                 if jaccard(renewed, targets[index]) >= settings.guard:
@@ -125,6 +131,14 @@ class Student:
                 'student mask': pictures.from_mask(to_array(made[0, 0]))}
 
 
+def places_in_whole_batch(disease: int, normal: int) -> list[int]:
+    """Where this process's pictures are in the batch of all processes: first all of disease, then
+    all normal ones."""
+    all_disease, all_normal = (parallel.processes() * count for count in (disease, normal))
+    return [*range(all_disease)[parallel.my_part(all_disease)],
+            *range(all_disease, all_disease + all_normal)[parallel.my_part(all_normal)]]
+
+
 def first_target(mask: Tensor, component: str) -> np.ndarray:
     """H×W bool: a stage-1 mask 1×H×W in [-1, 1] by Otsu's threshold, cleaned."""
     return clean(otsu(to_bytes(to_array(mask[0] + 1) / 2)), component)
@@ -136,17 +150,19 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     return np.count_nonzero(one & other) / either if either else 1.0
 
 
-def augment_strongly(image: Tensor, target: Tensor, weight: Tensor, rng: torch.Generator
-                     ) -> tuple[Tensor, Tensor, Tensor]:
+def augment_strongly(image: Tensor, target: Tensor, weight: Tensor, rng: torch.Generator,
+                     places: list[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures B×C×H×W in [-1, 1] with targets and weights B×1×H×W, changed alike.
 
     Geometry: flips with probability ½, any turn, zoom 0.8 to 1.6, shift to 10 %. Colour, pictures
-    alone: brightness ±0.2, contrast 0.7 to 1.3, each channel ±0.1.
+    alone: brightness ±0.2, contrast 0.7 to 1.3, each channel ±0.1. `places` say where in a larger
+    batch these pictures are, so that each changes as it would there.
     """
-    count = len(image)
+    places = list(range(len(image))) if places is None else places
+    whole = parallel.processes() * len(image)
 
     def draw(low, high, *shape):
-        return low + (high - low) * torch.rand((count, *shape), generator=rng)
+        return low + (high - low) * torch.rand((whole, *shape), generator=rng)[places]
 
     angle, zoom = draw(-math.pi, math.pi), draw(0.8, 1.6)
     mirror = torch.where(draw(0, 1) < 0.5, -1.0, 1.0)

@@ -1,5 +1,6 @@
 """The Trainer: the training loop of both stages, scoring on val, test."""
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
+import parallel
 import selection
 from label_transfer import LabelTransfer
 from logbook import TrainingLog, set_earlier_run_aside
 from masks import SPLITS, Teacher, choose_teacher, mask_network, soft_masks
 from metrics import five_figures, mean_figures
-from networks import build_networks
-from postprocess import clear_corners, segment
+from postprocess import clear_corners, segment, worker_pool
 from results import ResultFolder
 from settings import DEFAULT_RULE, Settings
 from student import Student
@@ -37,7 +38,7 @@ class Trainer:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.device = pick_device(settings.device)
+        self.device = pick_device(settings.device)  # with torchrun that of this process
         torch.backends.cudnn.benchmark = settings.benchmark_flag
         set_seed(settings.seed)
         self.learner = None  # LabelTransfer or Student
@@ -59,7 +60,10 @@ class Trainer:
         folder = make_folder(settings.run_folder)
         train_pictures = dataset.training_pictures(settings.data_folder)
         val_cases = dataset.validation_cases(settings.data_folder)
-        dataset.check_pictures(train_pictures['A'] + train_pictures['B'])
+        for flag in ('batch_size', 'normal_batch'):
+            parallel.check_divisible(flag, getattr(settings, flag))
+        store = dataset.TrainingPictures(settings)
+        dataset.check_pictures(train_pictures['A'] + train_pictures['B'], store.read)
         dataset.check_cases(val_cases)
         teacher = self._teacher(folder if settings.resume else None)
 
@@ -68,19 +72,22 @@ class Trainer:
             print(f'nothing to do: {start_from.path} already is at iteration {self.iteration}; '
                   'a larger --iteration goes on')
             return
-        if not settings.resume:
+        if parallel.is_first() and not settings.resume:
             if aside := set_earlier_run_aside(settings.result_folder, settings.stage):
                 print(f'an earlier run was moved to {aside}')
-            make_folder(folder)
+        parallel.wait()
+        make_folder(folder)
         train_masks, val_masks = self._stage_1_masks(teacher, val_cases)
-        if teacher and teacher.checkpoint:  # so that the folder can be tested on its own
+        if teacher and teacher.checkpoint and parallel.is_first():
+            # so that the folder can be tested on its own
             checkpoints.write_test_part(teacher.checkpoint, folder / 'teacher.pt', half=False)
 
         log = TrainingLog(settings.result_folder, settings.stage, self.iteration,
-                          [*self.learner.LOSSES, 'mask_share'])
+                          [*self.learner.LOSSES, 'mask_share'], writes=parallel.is_first())
         shown = [(train_pictures['A'][:SHEET_PICTURES], train_masks),
                  ([case.picture for case in val_cases[:SHEET_PICTURES]], val_masks)]
-        batches = dataset.training_batches(train_pictures, settings, self.iteration, train_masks)
+        batches = dataset.training_batches(train_pictures, settings, self.iteration, store,
+                                           train_masks)
         bar = tqdm(batches, 'training', settings.iteration, initial=self.iteration, unit='it',
                    smoothing=0.05, mininterval=bar_interval())
         try:
@@ -95,12 +102,13 @@ class Trainer:
                 self._watch_for_collapse(values['mask_share'])
                 self._show(bar, values, len(batch['A']) + len(batch['B']))
                 last = self.iteration == settings.iteration
-                if last or self.iteration % settings.print_freq == 0:
+                if parallel.is_first() and (last or self.iteration % settings.print_freq == 0):
                     log.add_sheet(self.iteration, self._sheet(shown))
                 if last or self.iteration % settings.save_freq == 0:
                     self._score_and_save(folder, val_cases, val_masks, log)
         finally:
             bar.close()
+            batches.close()
             log.close()
         print(f'finished at iteration {self.iteration}; checkpoints are in {folder}')
 
@@ -167,7 +175,7 @@ class Trainer:
         """One iteration; the weighted losses by name and the mean mask, `mask_share`. Raises
         Diverged."""
         values = self.learner.step(batch, self.iteration)
-        numbers = torch.stack(list(values.values())).tolist()
+        numbers = parallel.mean(torch.stack(list(values.values()))).tolist()
         for name, number in zip(values, numbers):
             if not math.isfinite(number):
                 raise Diverged(f'the {name} loss became {number} at iteration '
@@ -190,7 +198,7 @@ class Trainer:
         rate = bar.format_dict['rate']
         shown = {name: f'{values[name]:.4g}' for name in self.learner.SHOWN}
         if rate is not None:
-            shown['images/s'] = f'{images * rate:.1f}'
+            shown['images/s'] = f'{parallel.processes() * images * rate:.1f}'
         if self.collapsed:
             shown['masks'] = self.collapsed.upper()
         bar.set_postfix(shown, refresh=False)
@@ -223,12 +231,13 @@ class Trainer:
                        + (' (best so far)' if improved else ''))
         log.flush()
         path = folder / checkpoints.file_name(settings.dataset, self.iteration)
-        checkpoints.save(path, self.learner.networks, settings, self.iteration, self.best_ja,
-                         self.learner.optimizers)
+        if parallel.is_first():
+            checkpoints.save(path, self.learner.networks, settings, self.iteration, self.best_ja,
+                             self.learner.optimizers)
+            if improved:
+                checkpoints.mark_best(path)
+            checkpoints.prune(folder, settings.dataset, settings.keep)
         self.last_saved = path
-        if improved:
-            checkpoints.mark_best(path)
-        checkpoints.prune(folder, settings.dataset, settings.keep)
 
     def _score(self, cases: list[dataset.Case], stage_1_masks) -> dict[str, float]:
         """Mean of the five figures of the network in training over labelled cases, percent."""
@@ -237,14 +246,17 @@ class Trainer:
         rule, exponent = self._rule(None)
         if rule == 'none':
             rule = DEFAULT_RULE
-        made = soft_masks(self.learner.mask_network, [case.picture for case in cases], settings,
-                          self.device, self._companions(stage_1_masks))
-        rows = []
-        for case, soft in zip(cases, made):
+
+        def figures(soft):
+            case = by_path[soft.path]
             image = np.asarray(dataset.read_picture(case.picture)) if rule == 'crf' else None
             segmentation = self._segmentation(soft.mask, rule, image, exponent)
-            rows.append(five_figures(segmentation, dataset.read_label(case.label)))
-        return mean_figures(rows)
+            return five_figures(segmentation, dataset.read_label(case.label))
+
+        by_path = {case.picture: case for case in parallel.my_share(cases)}
+        rows = list(soft_masks(self.learner.mask_network, list(by_path), settings, self.device,
+                               self._companions(stage_1_masks), finish=figures))
+        return mean_figures(parallel.gather(rows))
 
     # ----------------------------------------------------------------------- scoring and test
 
@@ -252,8 +264,11 @@ class Trainer:
         """The stage-1 masks where the network takes them as its second picture."""
         return stage_1_masks if self.settings.scheme == 'published' else None
 
-    def _segmentation(self, mask, rule, image, exponent):
-        segmentation = segment(mask, rule, image, exponent)
+    def _segmentation(self, mask, rule, image, exponent, pool=None):
+        if pool:
+            segmentation = pool.submit(segment, mask, rule, image, exponent).result()
+        else:
+            segmentation = segment(mask, rule, image, exponent)
         return clear_corners(segmentation) if self.settings.clear_corners else segmentation
 
     def _rule(self, chosen: dict | None) -> tuple[str, float]:
@@ -285,13 +300,16 @@ class Trainer:
             companions = None
             if own.stage == 2 and own.scheme == 'published':
                 companions = self._teacher(folder).masks('valA')
-            made = soft_masks(mask_network(source, own, self.device), paths, own, self.device,
-                              companions)
-            masks.append([soft.mask for soft in tqdm(made, source.path.name, len(cases),
-                                                     unit=' images', mininterval=bar_interval())])
+            mine = parallel.my_share(paths)
+            made = soft_masks(mask_network(source, own, self.device), mine, own, self.device,
+                              companions, finish=lambda soft: soft.mask)
+            masks.append(parallel.gather(list(tqdm(made, source.path.name, len(mine),
+                                                   unit=' images', mininterval=bar_interval()))))
         rows = selection.score(cases, sources, masks)
         print(selection.table(rows))
         best = rows[0]
+        if not parallel.is_first():
+            return
         selection.write(folder, settings.dataset, len(cases), rows)
         if folder != checkpoints.MODEL_FOLDER:  # from there the newest is taken
             checkpoints.mark_best(folder / best['file'])
@@ -324,20 +342,35 @@ class Trainer:
 
         folder = settings.result_folder / f'test{settings.stage}' / source.path.stem
         results = ResultFolder(folder)
-        made = soft_masks(network, [case.picture for case in cases], settings, self.device,
-                          self._companions(stage_1_masks), settings.pictures)
-        blank = 0
-        for case, soft in tqdm(zip(cases, made), 'testing', len(cases), unit=' images',
-                               mininterval=bar_interval()):
-            image = np.asarray(dataset.read_picture(case.picture))
-            results.write_made(case, image, soft, stage_1_masks and stage_1_masks[case.name])
-            if rule != 'none':
-                segmentation = self._segmentation(soft.mask, rule, image, exponent)
-                results.write_segmentation(case, image, segmentation, settings.pictures)
-                blank += not 0 < segmentation.mean() <= 0.9
-        results.write_overview()
+        mine = parallel.my_share(cases)
+        by_path = {case.picture: case for case in mine}
+
+        def write(soft):
+            """The row of figures, if there is a label, and whether nothing was segmented."""
+            case = by_path[soft.path]
+            results.write_made(case, soft, stage_1_masks and stage_1_masks[case.name])
+            if rule == 'none':
+                return None, False
+            image = (np.asarray(dataset.read_picture(case.picture))
+                     if rule == 'crf' or settings.pictures else None)
+            segmentation = self._segmentation(soft.mask, rule, image, exponent, pool)
+            row = results.write_segmentation(case, segmentation,
+                                             image if settings.pictures else None)
+            return row, not 0 < segmentation.mean() <= 0.9
+
+        with worker_pool() if rule == 'crf' else nullcontext() as pool:
+            made = soft_masks(network, list(by_path), settings, self.device,
+                              self._companions(stage_1_masks), settings.pictures, write)
+            made = parallel.gather(list(tqdm(made, 'testing', len(mine), unit=' images',
+                                             mininterval=bar_interval())))
         if settings.pictures:
             self._translate_normal(source, results)
+        parallel.wait()
+        if not parallel.is_first():
+            return
+        results.rows = [row for row, _ in made if row]
+        blank = sum(is_blank for _, is_blank in made)
+        results.write_overview(cases)
         used = {'dataset': settings.dataset, 'stage': settings.stage,
                 'checkpoint': str(source.path), 'postprocess': rule,
                 'crf_t': exponent if rule == 'crf' else None,
@@ -365,9 +398,9 @@ class Trainer:
         if 'genB2A' not in source.networks:
             print('no translations of testB: the checkpoint holds no genB2A')
             return
-        network = build_networks(settings, ['genB2A'])
-        checkpoints.load_networks(network, source, settings)
-        network = network.to(self.device).eval()['genB2A']
-        paths = dataset.list_pictures(settings.data_folder / 'testB')
-        for soft in soft_masks(network, paths, settings, self.device, with_pictures=True):
-            results.write('translated_B', soft.path.stem, soft.fake)
+        network = mask_network(source, settings, self.device, 'genB2A')
+        paths = parallel.my_share(dataset.list_pictures(settings.data_folder / 'testB'))
+        for _ in soft_masks(network, paths, settings, self.device, with_pictures=True,
+                            finish=lambda soft: results.write('translated_B', soft.path.stem,
+                                                              soft.fake)):
+            pass

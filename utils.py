@@ -2,6 +2,9 @@
 import os
 import random
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +48,37 @@ def pick_device(name: str):
         raise UserError(f'--device {name}: this machine has no such device that torch '
                         f'{torch.__version__} can use; leave --device out, or use --device cpu')
     return device
+
+
+def cores() -> int:
+    """Processor cores that this process may use; of several on one machine each has its part."""
+    if hasattr(os, 'sched_getaffinity'):
+        there = len(os.sched_getaffinity(0))
+    else:
+        there = os.cpu_count() or 1
+    return max(1, there // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+
+
+def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
+    """function(item) of every item, in order, worked out by threads ahead of use.
+
+    At most two results a thread wait to be used, so memory stays flat. Without threads it is map.
+    """
+    if not threads:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def bar_interval() -> float:

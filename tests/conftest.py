@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-import settings
+sys.path.append(str(Path(__file__).resolve().parent.parent / 'benchmarks'))  # published.py
+
+import settings  # noqa: E402
 
 torch.set_num_threads(2)
 PROJECT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,5 @@
 """Reading pictures, folder layouts, unpaired sampling and augmentation."""
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -114,17 +115,17 @@ def test_label_without_picture_or_of_another_size(data_root):
         dataset.find_cases(data_root / 'Tiny', 'test')
 
 
-def samples(settings, positions, workers=0):
+def samples(settings, start, stop, threads=0, **changed):
+    settings = dataclasses.replace(settings, iteration=stop, num_workers=threads, **changed)
     pictures = dataset.training_pictures(settings.data_folder)
-    loader = dataset.training_batches(pictures, settings, 0)
-    loader = torch.utils.data.DataLoader(loader.dataset, None, sampler=positions,
-                                         num_workers=workers)
-    return [(batch['A'], batch['B']) for batch in loader]
+    batches = dataset.training_batches(pictures, settings, start,
+                                       dataset.TrainingPictures(settings))
+    return [(batch['A'], batch['B']) for batch in batches]
 
 
 def test_each_domain_is_reshuffled_when_used_up(tiny_settings):
     settings = tiny_settings()
-    drawn = samples(settings, range(15))
+    drawn = samples(settings, 0, 15)
     for domain, length in ((0, 5), (1, 3)):
         keys = [hash(sample[domain].numpy().tobytes()) for sample in drawn]
         rounds = [keys[start:start + length] for start in range(0, 15, length)]
@@ -139,15 +140,15 @@ def test_samples_depend_on_seed_and_position_alone(augment, tiny_settings):
         return all(torch.equal(a, b) for pair in zip(one, other) for a, b in zip(*pair))
 
     settings = tiny_settings(augment=augment)
-    drawn = samples(settings, range(6))
-    assert same(drawn, samples(settings, range(6), workers=2))
-    assert same(drawn[4:], samples(settings, [4, 5]))
-    assert not same(drawn, samples(tiny_settings(augment=augment, seed=1), range(6)))
+    drawn = samples(settings, 0, 6)
+    assert same(drawn, samples(settings, 0, 6, threads=3))
+    assert same(drawn[4:], samples(settings, 4, 6))
+    assert not same(drawn, samples(tiny_settings(augment=augment, seed=1), 0, 6))
 
 
 def test_samples_are_in_range_and_resized(tiny_settings):
     for generation in ('first', 'second'):
-        for sample in samples(tiny_settings(generation=generation), range(3)):
+        for sample in samples(tiny_settings(generation=generation), 0, 3):
             for image in sample:
                 assert image.shape == (1, 3, 32, 32)
                 assert -1 <= image.min() < -0.5 and image.max() <= 1
