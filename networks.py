@@ -246,6 +246,14 @@ class ScaleShift(nn.Module):
         return self.gamma(hidden), self.beta(hidden)
 
 
+def repeat_border(x: Tensor) -> Tensor:
+    """B×C×H×W with its border pixels once more around it."""
+    if torch.compiler.is_compiling():  # torch's own padding fails there with channels last
+        x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
+        return torch.cat([x[..., :1], x, x[..., -1:]], 3)
+    return F.pad(x, (1, 1, 1, 1), mode='replicate')
+
+
 class EnlargingBlock(ConvBlock):
     """Nearest-neighbour enlargement ×2, 3×3 convolution padded by reflection, ILN, ReLU.
 
@@ -263,8 +271,7 @@ class EnlargingBlock(ConvBlock):
     def enlarge_and_convolve(self, x: Tensor) -> Tensor:
         turned = self.conv.weight.flip(2, 3).transpose(0, 1)  # as a transposed convolution has it
         kernel = 4 * F.avg_pool2d(turned, 2, stride=1, padding=1)  # 4×4, of sums over 2×2
-        bordered = F.pad(x, (1, 1, 1, 1), mode='replicate')
-        return F.conv_transpose2d(bordered, kernel, stride=2, padding=3)
+        return F.conv_transpose2d(repeat_border(x), kernel, stride=2, padding=3)
 
 
 class PictureConv(nn.Conv2d):
@@ -520,6 +527,8 @@ def make_ready(networks: nn.ModuleDict, settings, device: torch.device) -> nn.Mo
     networks.to(device, memory_format=torch.channels_last if channels_last
                 else torch.contiguous_format)
     if settings.compile:
+        # six networks of two kinds, with and without gradients, at several batch sizes
+        torch._dynamo.config.cache_size_limit = 64
         for network in networks.values():
             network.compile()
             if hasattr(network, 'predict_mask'):

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from utils import ahead, cores
+
 # folder, pictures, with lesion, folder of the labels
 SETS = (('trainA', 200, True, None),
         ('trainB', 200, False, None),
@@ -165,10 +167,13 @@ def _write_set(root, name, count, diseased, label_folder, generator, size, bar):
     (root / name).mkdir(parents=True)
     if label_folder:
         (root / label_folder).mkdir(parents=True)
-    for index in range(count):
+
+    def write(index):
         image, mask = draw_skin(generator(index), size, diseased)
         stem = f'{"disease" if diseased else "normal"}_{index + 1:04d}'
         Image.fromarray(image).save(root / name / f'{stem}.png', compress_level=1)
         if label_folder:
             Image.fromarray(mask).save(root / label_folder / f'{stem}_segmentation.png')
+
+    for _ in ahead(write, range(count), cores()):
         bar.update()

@@ -196,7 +196,8 @@ class PermutohedralLattice:
         spread = np.sqrt(2 / 3) * (dims + 1) / np.sqrt(axes * (axes + 1))
         basis = np.tril(np.ones((dims, dims + 1))).T.copy()
         basis[axes, axes - 1] = -axes
-        elevated = (features * spread) @ basis.T.astype(np.float32)
+        # (einsum: threads of a matrix library would only get into each other's way here)
+        elevated = np.einsum('nd,ed->ne', features * spread, basis.astype(np.float32))
 
         # the nearest lattice point whose coordinates are multiples of d + 1 …
         whole = np.rint(elevated / (dims + 1)).astype(np.int64)

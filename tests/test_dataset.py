@@ -135,6 +135,28 @@ def test_each_domain_is_reshuffled_when_used_up(tiny_settings):
 
 
 @pytest.mark.parametrize('augment', [False, True])
+def test_small_sets_are_decoded_once_and_large_ones_alike(augment, tiny_settings, monkeypatch):
+    opened = Counter()
+    read = dataset.read_picture
+
+    def counting(path, channels=3):
+        opened[path] += 1
+        return read(path, channels)
+
+    monkeypatch.setattr(dataset, 'read_picture', counting)
+    settings = tiny_settings(augment=augment)
+    kept = samples(settings, 0, 15)
+    assert len(opened) == 8 and set(opened.values()) == {1}
+    size = 82 if augment else 32
+    room = 3 * size * size * 4 / 1e6  # three colour pictures, as Pillow holds them
+    for cache_mb, most in ((0, 0), (room, 3)):
+        opened.clear()
+        again = samples(settings, 0, 15, cache_mb=cache_mb)
+        assert all(torch.equal(one, other) for pair in zip(kept, again) for one, other in zip(*pair))
+        assert sum(count == 1 for count in opened.values()) == most
+
+
+@pytest.mark.parametrize('augment', [False, True])
 def test_samples_depend_on_seed_and_position_alone(augment, tiny_settings):
     def same(one, other):
         return all(torch.equal(a, b) for pair in zip(one, other) for a, b in zip(*pair))
