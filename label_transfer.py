@@ -98,12 +98,13 @@ class LabelTransfer:
     def _translate(self, real, companions, source, target) -> tuple[Translation, Translation]:
         """Pictures of the source translated, and pictures of the target kept, by one pass of the
         generator from source to target: nothing in it mixes the pictures of a batch."""
+        count = len(real[source])
         inputs = [torch.cat([real[source], real[target]])]
         if self.settings.generation == 'first':
             inputs.append(torch.cat([companions[source], companions[target]]))
         made = self.shared[f'gen{source}2{target}'](
-            *inputs, with_recon=self.settings.recon_weight > 0)
-        return split(made, len(real[source]))
+            *inputs, recon_of=count if self.settings.recon_weight else 0)
+        return split(made, count)
 
     def _update_discriminators(self, real, translated, domain) -> Tensor:
         """dis_weight · Σ over the discriminators of a domain of (real → 1) + (fake → 0)."""
@@ -124,7 +125,7 @@ class LabelTransfer:
     def _generator_losses(self, real, translated, kept, source, target) -> dict[str, Tensor]:
         """The weighted terms of the generators' loss in one direction, by name."""
         settings = self.settings
-        back = self.shared[f'gen{target}2{source}'](translated.fake.float(), with_recon=False)
+        back = self.shared[f'gen{target}2{source}'](translated.fake.float(), recon_of=0)
         # joint discrimination: the second generation's composite has to pass as well
         judged = [judge(picture.float())
                   for judge in self._discriminators(self.networks, target)

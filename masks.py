@@ -99,7 +99,7 @@ def _network_outputs(network, paths, settings, device, companions, with_pictures
         fakes = None
         with autocast(settings, device):
             if with_pictures and settings.scheme != 'student':
-                made = network(*inputs, with_recon=False)
+                made = network(*inputs, recon_of=0)
                 fakes = made.fake
             else:
                 made = network.predict_mask(*inputs)

@@ -29,7 +29,7 @@ class Translation(NamedTuple):
     mask: Tensor  # B×1×H×W in [0, 1], where the picture may change: the soft lesion mask
     heatmap: Tensor  # B×1×H/4×W/4, channel sum of the attended features, any range
     cam_logit: Tensor  # B×2, class logits of the average and the maximum pool
-    recon: Optional[Tensor]  # B×img_ch×H×W in [-1, 1], the picture decoded without change
+    recon: Optional[Tensor]  # ≤B×img_ch×H×W in [-1, 1], the first pictures decoded without change
     content: Optional[Tensor] = None  # first generation: what the mask lets through
     composite: Optional[Tensor] = None  # second generation: mask·fake + (1−mask)·image
 
@@ -317,6 +317,11 @@ def check_multiple_of_4(image: Tensor) -> None:
         raise ValueError(f'pictures of {height}×{width}: height and width must be multiples of 4')
 
 
+def reconstruct(decoder: Decoder, features: Tensor, count: Optional[int]) -> Optional[Tensor]:
+    """The first `count` pictures (all if None) decoded; None of none."""
+    return None if count == 0 else decoder(features[:count])
+
+
 class FirstGenerator(nn.Module):
     """First generation: the mask has a decoder of its own and confines the change."""
 
@@ -334,12 +339,13 @@ class FirstGenerator(nn.Module):
         self.recon_decoder = Decoder(channels, img_ch, 7, torch.tanh)
 
     def forward(self, image: Tensor, companion: Optional[Tensor] = None,
-                with_recon: bool = True) -> Translation:
+                recon_of: Optional[int] = None) -> Translation:
         """Translate B×img_ch×H×W pictures.
 
         `companion` is the second picture the encoder sees, of the same shape and range; without
         one it is the image itself, and no gradient goes back through it (as published).
-        The reconstruction costs a decoder; without `with_recon` it is None.
+        The reconstruction costs a decoder: `recon_of` says of how many pictures, from the first
+        on, it is made (all by default).
         """
         features = self.encode(image, companion)
         attended, cam_logit, heatmap = self.attend(features)
@@ -352,7 +358,8 @@ class FirstGenerator(nn.Module):
         content = self.content_decoder(x)
         fake = mask * content + (1 - mask) * image
         return Translation(fake=fake, mask=mask, heatmap=heatmap, cam_logit=cam_logit,
-                           recon=self.recon_decoder(features) if with_recon else None, content=content)
+                           recon=reconstruct(self.recon_decoder, features, recon_of),
+                           content=content)
 
     def predict_mask(self, image: Tensor, companion: Optional[Tensor] = None) -> MaskPrediction:
         """The mask and heatmap of `forward`, running only the layers they need."""
@@ -386,8 +393,8 @@ class SecondGenerator(nn.Module):
         self.fake_decoder = Decoder(channels, img_ch, 3, torch.tanh)
         self.recon_decoder = Decoder(channels, img_ch, 7, torch.tanh)
 
-    def forward(self, image: Tensor, with_recon: bool = True) -> Translation:
-        """Translate B×img_ch×H×W pictures. Without `with_recon` the reconstruction is None."""
+    def forward(self, image: Tensor, recon_of: Optional[int] = None) -> Translation:
+        """Translate B×img_ch×H×W pictures, and reconstruct the first `recon_of` (all by default)."""
         features = self.encode(image)
         attended, cam_logit, heatmap = self.class_attention(self.split(features))
         small_mask = torch.sigmoid(self.mask_output(attended))
@@ -400,7 +407,7 @@ class SecondGenerator(nn.Module):
         fake = self.fake_decoder(x)
         mask = self.enlarge(small_mask)
         return Translation(fake=fake, mask=mask, heatmap=heatmap, cam_logit=cam_logit,
-                           recon=self.recon_decoder(r) if with_recon else None,
+                           recon=reconstruct(self.recon_decoder, r, recon_of),
                            composite=mask * fake + (1 - mask) * image)
 
     def predict_mask(self, image: Tensor) -> MaskPrediction:

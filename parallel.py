@@ -42,6 +42,7 @@ def start(device: str) -> str:
 
 def finish() -> None:
     if dist.is_initialized():
+        wait()
         dist.destroy_process_group()
 
 

@@ -60,7 +60,7 @@ class Trainer:
         folder = make_folder(settings.run_folder)
         train_pictures = dataset.training_pictures(settings.data_folder)
         val_cases = dataset.validation_cases(settings.data_folder)
-        for flag in ('batch_size', 'normal_batch'):
+        for flag in ('batch_size', 'normal_batch')[:2 if settings.scheme == 'student' else 1]:
             parallel.check_divisible(flag, getattr(settings, flag))
         store = dataset.TrainingPictures(settings)
         dataset.check_pictures(train_pictures['A'] + train_pictures['B'], store.read)

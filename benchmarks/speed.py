@@ -214,6 +214,30 @@ class Bench:
                     flops / 1e12 / found['float32 TFLOP/s'])
         return found
 
+    def profile(self):
+        """Where a step's time goes: ms of each operator itself, the ten longest."""
+        found = {}
+        for generation in ('first', 'second'):
+            for mode in ('published', 'ours'):
+                step = self.step(mode, generation)
+                for _ in range(2):
+                    step()
+                kinds = [torch.profiler.ProfilerActivity.CPU]
+                if self.device.type == 'cuda':
+                    kinds.append(torch.profiler.ProfilerActivity.CUDA)
+                with torch.profiler.profile(activities=kinds) as profiler:
+                    for _ in range(3):
+                        step()
+                    self.wait()
+                spent = {event.key: (event.self_device_time_total if self.device.type == 'cuda'
+                                     else event.self_cpu_time_total) / 3e3
+                         for event in profiler.key_averages()}
+                longest = sorted(spent, key=spent.get, reverse=True)[:10]
+                found[f'{generation}, {mode}'] = {
+                    **{name: round(spent[name], 1) for name in longest},
+                    'all': round(sum(spent.values()), 1)}
+        return found
+
     def test(self):
         """Soft masks of trainA (200 pictures of 256 px) as files: the whole published generator,
         picture by picture, against the layers of the mask, read and written beside the network."""
@@ -254,7 +278,8 @@ class Bench:
         return found
 
     def data(self):
-        """Training pictures per second out of the pipeline alone."""
+        """Training pictures per second out of the pipeline alone, and the share of its time that
+        training waits for them."""
         found = {}
         for generation in ('first', 'second'):
             settings = self.settings(generation, augment=generation == 'second', iteration=400)
@@ -266,6 +291,20 @@ class Bench:
                 for batch in dataset.training_batches(pictures, iterations, 0, store):
                     count += len(batch['A']) + len(batch['B'])
                 found[f'{generation}, {name}: images/s'] = count / (time.perf_counter() - start)
+            learner = LabelTransfer(settings, self.device)
+            batches = dataset.training_batches(pictures, dataclasses.replace(settings, iteration=60),
+                                               0, store)
+            waited = 0.0
+            for iteration in range(60):
+                if iteration == 10:  # warm
+                    waited, start = 0.0, time.perf_counter()
+                before = time.perf_counter()
+                batch = {name: part.to(self.device, non_blocking=True)
+                         for name, part in next(batches).items()}
+                waited += time.perf_counter() - before
+                torch.stack(list(learner.step(batch, 0).values())).tolist()
+            found[f'{generation}: share of training spent waiting'] = (
+                waited / (time.perf_counter() - start))
         return found
 
     def postprocessing(self):
@@ -368,8 +407,8 @@ class Bench:
             shutil.rmtree(folder)
 
 
-SECTIONS = ('check', 'training', 'student', 'memory', 'ceiling', 'test', 'data', 'postprocessing',
-            'start', 'processes')
+SECTIONS = ('check', 'training', 'student', 'memory', 'ceiling', 'profile', 'test', 'data',
+            'postprocessing', 'start', 'processes')
 
 
 def main():

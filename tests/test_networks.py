@@ -180,5 +180,8 @@ def test_second_picture_of_the_first_generation():
 def test_reconstruction_is_left_out_on_request(generation):
     generator = build_networks(architecture(generation), ['genA2B'])['genA2B']
     image = torch.rand(1, 3, 32, 32) * 2 - 1
-    assert generator(image, with_recon=False).recon is None
+    assert generator(image, recon_of=0).recon is None
+    whole, part = generator(image), generator(image, recon_of=1)
+    assert torch.allclose(part.recon, whole.recon[:1], atol=1e-6)
+    assert torch.equal(part.fake, whole.fake)
     assert set(GENERATORS) == {'genA2B', 'genB2A'}
