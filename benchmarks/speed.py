@@ -57,7 +57,6 @@ class Bench:
         chosen = {'ch': self.arguments.ch, 'img_size': self.arguments.img_size, 'batch_size': 2,
                   'augment': False, 'generation': generation, 'dataset': 'phantom',
                   'data_root': str(self.data_root), **changed}
-        # the published weights of the losses, at a size that is asked for
         return resolve(chosen)
 
     def wait(self):
@@ -239,9 +238,9 @@ class Bench:
         return found
 
     def test(self):
-        """Soft masks of trainA (200 pictures of 256 px) as files: the whole published generator,
+        """Soft masks of trainA (pictures of 256 px) as files: the whole published generator,
         picture by picture, against the layers of the mask, read and written beside the network."""
-        paths = dataset.list_pictures(self.data_root / 'phantom' / 'trainA')
+        paths = dataset.list_pictures(self.data_root / 'phantom' / 'trainA')[:self.arguments.images]
         found = {}
         for generation in ('first', 'second'):
             settings = dataclasses.replace(self.settings(generation), phase='test', batch_size=8)
@@ -418,6 +417,7 @@ def main():
     parser.add_argument('--ch', type=int, default=16)
     parser.add_argument('--img_size', type=int, default=128)
     parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--images', type=int, default=200, help='of the test, at most 200')
     parser.add_argument('--compile', action='store_true', help='measure compiled networks too')
     parser.add_argument('--data_root', type=Path, default=PROJECT / 'dataset')
     parser.add_argument('--only', nargs='+', choices=(*SECTIONS, 'flat'))
