@@ -21,7 +21,7 @@ from postprocess import clear_background, to_bytes
 from settings import ARCHITECTURE_FIELDS, TEST_BATCH_SIZE, Settings, resolve
 from utils import UserError, ahead, bar_interval, cores, make_folder
 
-FLIPS = ((), (3,), (2,), (2, 3))  # the axes turned round: none, left-right, up-down, both
+FLIPS = ((3,), (2,), (2, 3))  # the axes turned round: left-right, up-down, both
 SPLITS = {'trainA': 'trainA', 'valA': 'val', 'testA': 'testA'}  # of syn_<…> -> folder of pictures
 
 
@@ -44,13 +44,12 @@ def as_companion(mask: Tensor, img_ch: int) -> Tensor:
     return mask.expand(-1, img_ch, -1, -1)
 
 
-def predict_mask(network: nn.Module, image: Tensor, companion: Optional[Tensor] = None,
-                 flips: bool = False) -> Tensor:
-    """Soft masks B×1×H×W in [0, 1] of B×img_ch×H×W; with `flips` the mean over four flips."""
-    made = []
-    for axes in FLIPS if flips else FLIPS[:1]:
-        inputs = [part.flip(axes) for part in (image, companion) if part is not None]
-        made.append(network.predict_mask(*inputs).mask.float().flip(axes))
+def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor) -> Tensor:
+    """The mean of soft masks B×1×H×W over four flips of the pictures; `mask` is that of none."""
+    made = [mask.float()]
+    for axes in FLIPS:
+        flipped = [part.flip(axes) for part in inputs]
+        made.append(network.predict_mask(*flipped).mask.float().flip(axes))
     return torch.stack(made).mean(0)
 
 
@@ -103,7 +102,7 @@ def _network_outputs(network, paths, settings, device, companions, with_pictures
                 fakes = made.fake
             else:
                 made = network.predict_mask(*inputs)
-            masks = predict_mask(network, *inputs, flips=True) if settings.flips else made.mask
+            masks = average_over_flips(network, inputs, made.mask) if settings.flips else made.mask
         parts = [[None] * len(image) if part is None else to_array(part)
                  for part in (masks[:, 0], made.heatmap, fakes, batch['image'])]
         yield from zip((next(order) for _ in range(len(image))), *parts)

@@ -14,7 +14,8 @@ from PIL import Image
 import checkpoint as checkpoints
 import main
 from conftest import TINY, TINY_FLAGS, assert_one_line_error, command, same
-from masks import Teacher, mask_network
+from masks import Teacher, average_over_flips, mask_network
+from networks import MaskPrediction
 from settings import Architecture, resolve
 from test_checkpoint import authors_file
 from trainer import Trainer
@@ -330,3 +331,23 @@ def test_a_resumed_run_saves_as_often_as_before(stage_1):
     stage_1.done(*STUDENT, '--save_freq', 1, '--keep', 9, '--iteration', 2)
     stage_1.done('--phase', 'train', '--stage', 2, '--resume', 'True', '--iteration', 4)
     assert len(checkpoints.numbered(stage_1.results / 'model2', 'Tiny')) == 4
+
+
+def test_flips_are_averaged_in_the_pictures_own_orientation():
+    """A network that looks at one corner: over four flips each corner counts a quarter."""
+    class CornerNetwork(torch.nn.Module):
+        def predict_mask(self, image, companion=None):
+            mask = torch.zeros(len(image), 1, *image.shape[2:])
+            mask[:, :, 0, 0] = image[:, 0, 0, 0] + (0 if companion is None else companion[:, 0, 0, 0])
+            return MaskPrediction(mask)
+
+    network = CornerNetwork()
+    image, companion = torch.rand(2, 3, 4, 6), torch.rand(2, 3, 4, 6)
+    for inputs in ([image], [image, companion]):
+        mask = network.predict_mask(*inputs).mask
+        mean = average_over_flips(network, inputs, mask)
+        expected = torch.zeros_like(mask)
+        for row in (0, -1):
+            for column in (0, -1):
+                expected[:, 0, row, column] = sum(part[:, 0, row, column] for part in inputs) / 4
+        assert torch.allclose(mean, expected)
