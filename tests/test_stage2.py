@@ -338,7 +338,7 @@ def test_flips_are_averaged_in_the_pictures_own_orientation():
     class CornerNetwork(torch.nn.Module):
         def predict_mask(self, image, companion=None):
             mask = torch.zeros(len(image), 1, *image.shape[2:])
-            mask[:, :, 0, 0] = image[:, 0, 0, 0] + (0 if companion is None else companion[:, 0, 0, 0])
+            mask[:, 0, 0, 0] = image[:, 0, 0, 0] + (0 if companion is None else companion[:, 0, 0, 0])
             return MaskPrediction(mask)
 
     network = CornerNetwork()
