@@ -231,7 +231,6 @@ def run(flags: dict) -> int:
     import dataset
     import parallel
     import phantom
-    from trainer import Trainer
 
     flags = {**flags, 'device': parallel.start(wanted.device)}
     if wanted.dataset != 'phantom':
@@ -263,17 +262,25 @@ def run(flags: dict) -> int:
     elif wanted.phase == 'train' and wanted.stage == 2:
         wanted = presets.resolve(flags, inherited=inherited_settings(wanted))
 
-    trainer, code = Trainer(wanted), 0
+    code = carry_out(wanted, sources)
+    parallel.finish()
+    return code
+
+
+def carry_out(wanted: presets.Settings, sources: list) -> int:
+    """The phase on its own, so that its networks are gone before processes part; the exit code."""
+    from trainer import Trainer
+
+    trainer = Trainer(wanted)
     if wanted.phase == 'train':
-        code = train(trainer, sources[0][0] if sources else None)
-    elif wanted.phase == 'val':
+        return train(trainer, sources[0][0] if sources else None)
+    if wanted.phase == 'val':
         trainer.val(sources)
     elif wanted.phase == 'test':
         trainer.test(sources[0][0])
     else:
         trainer.pseudo_mask()
-    parallel.finish()
-    return code
+    return 0
 
 
 def train(trainer, source) -> int:

@@ -41,6 +41,7 @@ def start(device: str) -> str:
 
 
 def finish() -> None:
+    """Part from the other processes, all at the same time: one that goes early may hang others."""
     if dist.is_initialized():
         wait()
         dist.destroy_process_group()
