@@ -27,8 +27,9 @@ class LabelTransfer:
         self.settings = settings
         self.device = device
         self.networks = make_ready(build_networks(settings), settings, device)
-        self.shared = {name: parallel.share_gradients(network)  # what collects gradients is called
-                       for name, network in self.networks.items()}  # by way of these
+        # what collects gradients is called by way of these; generators may leave out a decoder
+        self.shared = {name: parallel.share_gradients(network, whole=name not in GENERATORS)
+                       for name, network in self.networks.items()}
         self.optimizers = {
             name: torch.optim.Adam(
                 [parameter for network in names

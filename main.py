@@ -6,6 +6,7 @@
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 import settings as presets
@@ -308,6 +309,8 @@ def main() -> int:
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':  # once on every machine
             print(f'error: {error}', file=sys.stderr)
+        else:  # torchrun ends the others as soon as one has failed: let the first one speak
+            time.sleep(3)
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

@@ -6,6 +6,7 @@ Every process takes its part of each batch or folder; the first one alone writes
 the run as a whole.
 """
 import os
+import warnings
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils import UserError
+from utils import UserError, pick_device
 
 
 def start(device: str) -> str:
@@ -23,7 +24,10 @@ def start(device: str) -> str:
     """
     if 'WORLD_SIZE' not in os.environ:
         return device
-    wants_gpu = device in ('auto', 'cuda') and torch.cuda.is_available()
+    if device not in ('auto', 'cuda', 'cpu'):
+        raise UserError(f'--device {device}: with torchrun use auto, cuda or cpu')
+    pick_device(device)  # raises where there is none
+    wants_gpu = device != 'cpu' and torch.cuda.is_available()
     if wants_gpu:
         local = int(os.environ['LOCAL_RANK'])
         there = torch.cuda.device_count()
@@ -32,8 +36,6 @@ def start(device: str) -> str:
                             f'{there} GPUs; start as many processes, or give --device cpu')
         device = f'cuda:{local}'
         torch.cuda.set_device(local)
-    elif device not in ('auto', 'cpu'):
-        raise UserError(f'--device {device}: with torchrun use auto, cuda or cpu')
     else:
         device = 'cpu'
     dist.init_process_group('nccl' if wants_gpu else 'gloo')
@@ -68,8 +70,9 @@ def wait() -> None:
 def check_divisible(flag: str, count: int) -> None:
     """Raises UserError where a batch cannot be dealt out in equal parts."""
     if count % processes():
+        next_one = processes() * (count // processes() + 1)
         raise UserError(f'--{flag} {count}: it is shared among the {processes()} processes, so it '
-                        'has to be a multiple of their number')
+                        f'has to be a multiple of their number, as {next_one} is')
 
 
 def my_part(count: int) -> slice:
@@ -105,13 +108,18 @@ def mean(values: Tensor) -> Tensor:
     return total(values) / processes()
 
 
-def share_gradients(network: nn.Module) -> nn.Module:
-    """The network such that its backward pass averages gradients over the processes."""
+def share_gradients(network: nn.Module, whole: bool = True) -> nn.Module:
+    """The network such that its backward pass averages gradients over the processes; not `whole`
+    where a pass may leave layers out."""
     if not dist.is_initialized():
         return network
-    # broadcast_buffers: spectral norm's vectors come out equal everywhere by themselves;
-    # find_unused_parameters: not every pass runs the decoder of the reconstruction
-    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+    # of a 1×1 convolution's gradient, whose layout counts as two
+    warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # the flag is to get another name
+        # no buffers to send: spectral norm's vectors come out equal everywhere by themselves
+        return DistributedDataParallel(network, broadcast_buffers=False,
+                                       find_unused_parameters=not whole)
 
 
 @contextmanager
