@@ -23,6 +23,7 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
     tries = [rules_to_try(settings) for _, settings in sources]
 
     def figures_of(index):
+        """(number of the source, rule, exponent) -> five figures of one case."""
         case = cases[index]
         image = np.asarray(dataset.read_picture(case.picture))
         label = dataset.read_label(case.label)

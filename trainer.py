@@ -58,13 +58,7 @@ class Trainer:
         """
         settings = self.settings
         folder = make_folder(settings.run_folder)
-        train_pictures = dataset.training_pictures(settings.data_folder)
-        val_cases = dataset.validation_cases(settings.data_folder)
-        for flag in ('batch_size', 'normal_batch')[:2 if settings.scheme == 'student' else 1]:
-            parallel.check_divisible(flag, getattr(settings, flag))
-        store = dataset.TrainingPictures(settings)
-        dataset.check_pictures(train_pictures['A'] + train_pictures['B'], store.read)
-        dataset.check_cases(val_cases)
+        train_pictures, store, val_cases = self._checked_data()
         teacher = self._teacher(folder if settings.resume else None)
 
         self._prepare_learner(start_from)
@@ -111,6 +105,19 @@ class Trainer:
             batches.close()
             log.close()
         print(f'finished at iteration {self.iteration}; checkpoints are in {folder}')
+
+    def _checked_data(self):
+        """Training pictures by domain, the store they are read from, and val cases, all of which
+        can be read."""
+        settings = self.settings
+        for flag in ('batch_size', 'normal_batch')[:2 if settings.scheme == 'student' else 1]:
+            parallel.check_divisible(flag, getattr(settings, flag))
+        pictures = dataset.training_pictures(settings.data_folder)
+        val_cases = dataset.validation_cases(settings.data_folder)
+        store = dataset.TrainingPictures(settings)
+        dataset.check_pictures(pictures['A'] + pictures['B'], store.read)
+        dataset.check_cases(val_cases)
+        return pictures, store, val_cases
 
     def _teacher(self, run_folder: Path | None, needed: bool = True) -> Teacher | None:
         """The stage-1 network whose masks stage 2 uses; none in stage 1. Where it is not `needed`,
@@ -369,7 +376,6 @@ class Trainer:
         if not parallel.is_first():
             return
         results.rows = [row for row, _ in made if row]
-        blank = sum(is_blank for _, is_blank in made)
         results.write_overview(cases)
         used = {'dataset': settings.dataset, 'stage': settings.stage,
                 'checkpoint': str(source.path), 'postprocess': rule,
@@ -379,16 +385,21 @@ class Trainer:
             used['stage_1_masks'] = teacher.origin
         results.write_metrics(used)
         results.finish()
-        print('post-processing: ' + selection.text({'rule': rule, 'crf_t': used['crf_t']}))
+        self._report(results, used, len(cases), sum(is_blank for _, is_blank in made))
+
+    @staticmethod
+    def _report(results, used, count, blank):
+        """Print what came of a test of `count` pictures."""
+        print('post-processing: ' + selection.text({'rule': used['postprocess'],
+                                                    'crf_t': used['crf_t']}))
         if results.rows:
-            print(results.table(len(cases)))
+            print(results.table(count))
         else:
-            print('no segmentations, so no figures' if rule == 'none'
+            print('no segmentations, so no figures' if used['postprocess'] == 'none'
                   else 'no labels: masks only, no figures')
         if blank:
-            print(f'{blank} of {len(cases)} segmentations are empty or cover over 90 % of the '
-                  'picture')
-        print(f'results are in {folder}')
+            print(f'{blank} of {count} segmentations are empty or cover over 90 % of the picture')
+        print(f'results are in {results.final}')
 
     def _translate_normal(self, source, results) -> None:
         """testB through genB2A into translated_B/."""
