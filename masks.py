@@ -72,6 +72,7 @@ def soft_masks(network: nn.Module, paths: list[Path], settings: Settings, device
     Reading, network and finishing overlap: threads read ahead, and others resize and `finish`.
     """
     def resized(made):
+        """What finish makes of one picture's outputs, in the picture's own size."""
         path, mask, heatmap, fake, image = made
         with Image.open(path) as picture:
             size = picture.size

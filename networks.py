@@ -214,6 +214,7 @@ class ClassAttention(nn.Module):
         self.activation = activation
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """B×C×h×w to attended features, cam_logit and heatmap."""
         pooled = {self.average_logit: F.adaptive_avg_pool2d(features, 1),
                   self.maximum_logit: F.adaptive_max_pool2d(features, 1)}
         logits = [linear(pool.flatten(1)) for linear, pool in pooled.items()]

@@ -182,6 +182,7 @@ class Bench:
         return found
 
     def peak(self, mode, generation):
+        """MB after five steps in a mode; of 'nothing', of the imports alone."""
         if mode != 'nothing':
             step = self.step(mode, generation)
             for _ in range(5):
@@ -253,6 +254,7 @@ class Bench:
             folder = Path(tempfile.mkdtemp())
 
             def published_way():
+                """Read, run the whole generator, write: one picture after the other."""
                 for path in paths:
                     image = dataset.read_picture(path)
                     x = dataset.to_tensor(dataset.resize(image, settings.size))[None]
