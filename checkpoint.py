@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from networks import build_networks
-from settings import (ARCHITECTURE_FIELDS, DEFAULTS, DISCRIMINATORS, NETWORKS, PLACE_FIELDS,
-                      PROJECT, STUDENT_NETWORKS, Architecture, Settings)
+from settings import (ARCHITECTURE_FIELDS, DEFAULTS, DISCRIMINATORS, MASK_NETWORK, NETWORKS_OF,
+                      PLACE_FIELDS, PROJECT, Architecture, Settings)
 from utils import UserError
 
 FORMAT = 'label-transfer 1'
@@ -28,7 +28,7 @@ class Checkpoint:
     """What a file holds, under our names, on the CPU."""
 
     path: Path
-    networks: dict  # network name -> state dict; at least genA2B, or a student's average
+    networks: dict  # network name -> state dict; at least the one that makes masks
     settings: dict  # fields of Settings, at least those of the architecture
     iteration: int = 0
     best_ja: float | None = None  # best JA on val until then, percent
@@ -164,15 +164,15 @@ def read(path: Path) -> Checkpoint:
                             'and loading it could run code') from None
         raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
 
-    states = {name: content[name] for name in (*NETWORKS, *STUDENT_NETWORKS) if name in content} \
-        if isinstance(content, dict) else {}
+    states = {name: content[name] for names in NETWORKS_OF.values() for name in names
+              if name in content} if isinstance(content, dict) else {}
     for name, state in states.items():
         if not isinstance(state, dict) or not all(
                 isinstance(key, str) and isinstance(value, torch.Tensor)
                 for key, value in state.items()):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
     ours = content.get('format') == FORMAT if isinstance(content, dict) else False
-    if 'genA2B' not in states and not (ours and 'average' in states):
+    if 'genA2B' not in states and not (ours and set(MASK_NETWORK.values()) & set(states)):
         raise UserError(f'{path}: holds no network genA2B; not a checkpoint of this method')
 
     if ours:
@@ -185,8 +185,8 @@ def read(path: Path) -> Checkpoint:
         architecture = _read_off_architecture(path, states)
         digits = re.search(r'_params_(\d+)$', path.stem)
         checkpoint = Checkpoint(path, _translate(path, states, architecture),
-                                {name: getattr(architecture, name)
-                                 for name in ARCHITECTURE_FIELDS},
+                                {'recipe': 'published'} | {name: getattr(architecture, name)
+                                                           for name in ARCHITECTURE_FIELDS},
                                 int(digits[1]) if digits else 0)
         if architecture.light:  # then the size is not in the file, and the preset's holds
             del checkpoint.settings['img_size']
@@ -201,8 +201,8 @@ def _checked_settings(path: Path, saved) -> dict:
     types = {name: kinds[kind if isinstance(kind, str) else kind.__name__]
              for base in (Architecture, Settings) for name, kind in base.__annotations__.items()
              if name not in PLACE_FIELDS}
-    if isinstance(saved, dict):  # files of before there were students do not say it
-        saved = {'scheme': 'published'} | saved
+    if isinstance(saved, dict):  # files of before there was a choice do not say it
+        saved = {'scheme': 'published', 'recipe': 'published'} | saved
     if not isinstance(saved, dict) or not set(ARCHITECTURE_FIELDS) <= set(saved) or not all(
             isinstance(value, types[name]) for name, value in saved.items() if name in types):
         raise UserError(f'{path}: its settings are missing or damaged')
@@ -297,8 +297,8 @@ def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> 
 
 
 def mask_network_name(checkpoint: Checkpoint) -> str:
-    """The network that makes the masks of disease pictures: genA2B, or a student's average."""
-    return 'average' if checkpoint.settings.get('scheme') == 'student' else 'genA2B'
+    """The network that makes the masks of disease pictures."""
+    return MASK_NETWORK[checkpoint.settings.get('scheme', 'published')]
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

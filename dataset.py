@@ -220,7 +220,7 @@ class TrainingPictures:
 
     def __init__(self, settings):
         self.settings = settings
-        self.augments = settings.augment and settings.scheme != 'student'  # that is in student.py
+        self.augments = settings.augment and settings.scheme == 'published'  # others do it themselves
         self.size = margined(settings.size) if self.augments else settings.size
         self.room = settings.cache_mb * 1e6
         self._kept = {}
@@ -259,7 +259,9 @@ class UnpairedBatches:
     def __getitem__(self, iteration: int) -> dict[str, torch.Tensor]:
         batch = {}
         for domain, count in self.counts.items():
-            mine = range(count)[parallel.my_part(count)]
+            mine = range(count)
+            if self.settings.scheme != 'locator':  # see locator.py
+                mine = mine[parallel.my_part(count)]
             positions = [iteration * count + place for place in mine]
             paths = [self._path(domain, position) for position in positions]
             batch[domain] = self._stack(domain, paths, positions)

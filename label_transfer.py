@@ -3,13 +3,14 @@
 Two generators translate disease A to normal B and back; four discriminators judge. In stage 2
 (first generation) the second picture of a generator is the stage-1 mask of the disease picture.
 """
+import numpy as np
 import torch
 from torch import Tensor
 
 import losses
 import parallel
 import pictures
-from masks import as_companion, autocast, to_array
+from masks import as_companion, autocast, teaching_targets, to_array
 from networks import Translation, build_networks, clip_rho, make_ready
 from settings import DISCRIMINATORS, GENERATORS, Settings
 
@@ -20,7 +21,7 @@ class LabelTransfer:
     """The six networks, their two optimisers, and one step on a batch."""
 
     LOSSES = ('discriminator', 'generator', 'adversarial', 'cycle', 'identity',
-              'class_attention', 'recon')
+              'class_attention', 'recon', 'location', 'normal_mask')
     SHOWN = ('discriminator', 'generator')  # in the progress bar
 
     def __init__(self, settings: Settings, device: torch.device):
@@ -47,12 +48,16 @@ class LabelTransfer:
         """One iteration on a batch of each domain; the weighted losses by name, and the mean mask
         of A as `mask_share`.
 
-        `batch` holds A and B, B×img_ch×H×W in [-1, 1], and in stage 2 the stage-1 masks of A,
-        `mask`, B×1×H×W in [-1, 1].
+        `batch` holds A and B, B×img_ch×H×W in [-1, 1], and `mask`, B×1×H×W in [-1, 1]: in stage 2
+        the stage-1 masks of A, in stage 1 the locator's, where it teaches.
         """
         self.networks.train()
         real = {domain: batch[domain] for domain in 'AB'}
         companions = self._companions(batch)
+        self.lesion = None
+        if self.settings.stage == 1 and 'mask' in batch:
+            self.lesion = torch.from_numpy(np.stack(teaching_targets(
+                batch['mask'], batch['A'], self.settings))[:, None]).float().to(self.device)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         # One direction after the other: every loss is a sum over the two, and only one direction's
@@ -92,7 +97,7 @@ class LabelTransfer:
         """The second picture of a first-generation generator by domain: for A in stage 2 its
         stage-1 mask, else the picture itself."""
         companions = {domain: batch[domain] for domain in 'AB'}
-        if 'mask' in batch:
+        if 'mask' in batch and self.settings.stage == 2:
             companions['A'] = as_companion(batch['mask'], self.settings.img_ch)
         return companions
 
@@ -140,10 +145,20 @@ class LabelTransfer:
             'class_attention': settings.cam_weight * (
                 losses.class_attention(translated.cam_logit, source_domain=True)
                 + losses.class_attention(kept.cam_logit, source_domain=False)),
-            'recon': torch.zeros((), device=self.device)}
+            **dict.fromkeys(('recon', 'location', 'normal_mask'),
+                            torch.zeros((), device=self.device))}
         if translated.recon is not None:
             terms['recon'] = settings.recon_weight * losses.picture_distance(translated.recon,
                                                                              real[source])
+        if self.lesion is not None and source == 'A':
+            logit, everywhere = torch.logit(translated.mask.float(), 1e-4), torch.ones_like(self.lesion)
+            terms['location'] = settings.location_weight * (
+                losses.cross_entropy(logit, self.lesion, everywhere)
+                + losses.dice(logit, self.lesion, everywhere))
+        if settings.normal_mask_weight and source == 'A' and settings.stage == 1:
+            logit = torch.logit(kept.mask.float(), 1e-4)
+            terms['normal_mask'] = settings.normal_mask_weight * losses.cross_entropy(
+                logit, torch.zeros_like(logit), torch.ones_like(logit))
         return terms
 
     @staticmethod
@@ -158,11 +173,16 @@ class LabelTransfer:
         picture that comes back from A to B to A stands in its place.
         """
         there, back = self.networks['genA2B'], self.networks['genB2A']
-        inputs = [image] if mask is None else [image, as_companion(mask, self.settings.img_ch)]
-        made = there(*inputs)
+        inputs = [image]
         column = {'image': pictures.from_tensor(image[0])}
-        if mask is not None:
+        if mask is not None and self.settings.stage == 2:
+            inputs.append(as_companion(mask, self.settings.img_ch))
             column['stage-1 mask'] = pictures.from_tensor(mask[0])
+        elif mask is not None:
+            target, = teaching_targets(mask, image, self.settings)
+            column['location'] = pictures.from_tensor(mask[0])
+            column['target'] = pictures.from_mask(target.astype(np.float32))
+        made = there(*inputs)
         column |= {
             'heatmap': pictures.from_heatmap(to_array(made.heatmap[0, 0])),
             'mask': pictures.from_mask(to_array(made.mask[0, 0])),

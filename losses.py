@@ -4,6 +4,8 @@ Notation: A disease, B normal; x a real picture, G its generator, D a discrimina
 Weights are applied by the caller. Source: the published code (least-squares adversarial loss:
 Mao et al. 2017; cycle: Zhu et al. 2017; class attention: Kim et al. 2020, U-GAT-IT).
 """
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +37,26 @@ def class_attention(cam_logit: Tensor, source_domain: bool) -> Tensor:
     """
     logit = cam_logit.float()
     return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, float(source_domain)))
+
+
+SHARPNESS = 5.0  # r of the pooling: 0 is the mean of all places, ∞ the most suspicious one
+
+
+def pool(evidence: Tensor) -> Tensor:
+    """(1/r)·log(mean exp(r·e)) of B×1×h×w evidence, B logits (Pinheiro and Collobert 2015)."""
+    evidence = evidence.float().flatten(1)
+    return (torch.logsumexp(SHARPNESS * evidence, 1) - math.log(evidence.shape[1])) / SHARPNESS
+
+
+def image_label(evidence: Tensor, diseased: bool) -> Tensor:
+    """Binary cross entropy of pictures by their pooled evidence, B×1×h×w logits."""
+    pooled = pool(evidence)
+    return F.binary_cross_entropy_with_logits(pooled, torch.full_like(pooled, float(diseased)))
+
+
+def no_evidence(evidence: Tensor) -> Tensor:
+    """Mean of −log(1 − sigmoid(e)) over all places of normal pictures, e: B×1×h×w logits."""
+    return F.softplus(evidence.float()).mean()
 
 
 def cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -27,8 +27,11 @@ FLAGS = {
          'train networks; val: choose checkpoint and post-processing on labelled val pictures; '
          'test: make masks and figures of testA; pseudo_mask: write the stage-1 masks of trainA, '
          'val and testA'),
-        ('stage', (1, 2), '1: label transfer between disease and normal pictures; 2: better masks '
-                          'from those of stage 1'),
+        ('recipe', ('ours', 'published'), 'ours: with all that was found to help; published: the '
+                                          'settings of the published code'),
+        ('stage', (0, 1, 2),
+         '0: locate what makes pictures diseased; 1: label transfer between disease and normal '
+         'pictures; 2: better masks from those of stage 1'),
         ('scheme', ('student', 'published'),
          'stage 2: a student that learns from a teacher, or, as published, generators that see '
          'the stage-1 mask'),
@@ -70,12 +73,24 @@ FLAGS = {
         ('identity_weight', float, 'a picture of the target domain stays as it is'),
         ('cam_weight', float, 'class attention'),
         ('recon_weight', float, 'reconstruction'),
+        ('location_weight', float, "stage 1: masks of disease pictures are as the locator of stage "
+                                   '0 says; 0: no stage 0'),
+        ('normal_mask_weight', float, 'stage 1: masks of normal pictures are empty'),
     ],
-    'student of stage 2': [
-        ('normal_batch', int, 'normal pictures in an iteration, beside --batch_size of disease'),
+    'targets of stages 1 and 2': [
         ('component', ('central', 'large', 'all'),
          'components that stay in a target: the most central one, those of at least 0.3 of the '
          'largest, or all'),
+        ('fit', boolean, "move a target's outline to where the picture's colours change"),
+    ],
+    'augmentation of stages 0 and 2': [
+        ('turn', float, 'pictures are turned by up to this many degrees to either side; 180: no '
+                        'side is up'),
+        ('blur', boolean, 'stage 0: blur pictures at random, where sharpness alone could tell the '
+                          'two folders apart'),
+    ],
+    'student of stage 2': [
+        ('normal_batch', int, 'normal pictures in an iteration, beside --batch_size of disease'),
         ('warm_up', int, 'iterations on the stage-1 masks before renewed targets'),
         ('ramp_up', int, 'iterations after the warm-up in which the share of renewed targets grows '
                          'to all'),
@@ -89,9 +104,10 @@ FLAGS = {
         ('normal_weight', float, 'cross entropy of an empty mask on normal pictures'),
     ],
     'post-processing': [
-        ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'none'),
+        ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'fit', 'none'),
          'how a mask becomes a segmentation; auto: what val chose, else otsu; threshold: above one '
-         'half; none: soft masks alone'),
+         'half; fit: otsu, cleaned as a target is, its outline moved to where the picture changes; '
+         'none: soft masks alone'),
         ('crf_t', float, "exponent t of the CRF's background score (1 − mask)^t; 0: what val "
                          'chose, else 1'),
         ('clear_corners', boolean, 'no lesion in the four corner triangles of legs 80/256'),
@@ -225,22 +241,90 @@ def inherited_settings(wanted: presets.Settings) -> dict:
     return {name: saved[name] for name in names if name in saved}
 
 
+# with several stages in one command these flags are stage 1's, and the others keep their presets
+OF_ONE_STAGE = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch_size', 'lr',
+                'weight_decay', 'decay_flag', 'augment', 'checkpoint', 'scheme')
+
+
+def plan(flags: dict) -> list[dict]:
+    """The runs that a command stands for, as the flags of each.
+
+    Training without --stage or --checkpoint goes through all stages and lets val choose; stage 1
+    makes sure that there is the locator it needs.
+    """
+    phase, given = flags.get('phase', 'train'), flags.get('stage')
+    if phase in ('val', 'test') and given is None and not flags.get('checkpoint'):
+        return [flags | {'stage': last_trained(presets.resolve(flags))}]
+    if phase != 'train' or given in (0, 2):
+        return [flags]
+    whole = given is None and not flags.get('checkpoint')
+    if whole and 'teacher' in flags:
+        raise UserError('--teacher: of one stage; say which with --stage')
+    first = {name: value for name, value in flags.items() if name != 'scheme' or not whole}
+    first['stage'] = 1
+    others = {name: value for name, value in flags.items() if name not in OF_ONE_STAGE}
+    wanted = presets.resolve(first)
+    runs = [first]
+    begun = wanted.resume and any(wanted.run_folder.glob(f'{wanted.dataset}_params_*.pt'))
+    if wanted.location_weight and not wanted.teacher and not begun:
+        # as part of stage 1 a locator that is there is kept, and one begun is finished
+        runs.insert(0, others | {'stage': 0} | ({} if whole else {'resume': True}))
+    if whole and (wanted.recipe, wanted.generation) != ('published', 'second'):
+        scheme = {name: flags[name] for name in ('scheme',) if name in flags}
+        runs.append(others | scheme | {'stage': 2})
+    if whole:
+        places = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile')
+        runs.append({name: flags[name] for name in places if name in flags}
+                    | {'phase': 'val', 'stage': runs[-1]['stage'], 'only_best': True})
+    return runs
+
+
+def last_trained(wanted: presets.Settings) -> int:
+    """The stage, 1 or 2, of the newest checkpoint in the result folder; 1 if there is none."""
+    newest = {path.stat().st_mtime: stage for stage in (1, 2)
+              for path in (wanted.result_folder / f'model{stage}').glob(
+                  f'{wanted.dataset}_params_*.pt')}
+    return newest[max(newest)] if newest else 1
+
+
 def run(flags: dict) -> int:
     """Do what the flags say; the exit code. Raises UserError for what the user can put right."""
-    wanted = presets.resolve(flags)  # tells bad flags before anything slow is imported
-    import checkpoint as checkpoints
+    runs = plan(flags)
+    only_best = [part.pop('only_best', False) for part in runs]
+    settings = [presets.resolve(part) for part in runs]  # tells bad flags before slow imports
     import dataset
     import parallel
     import phantom
 
-    flags = {**flags, 'device': parallel.start(wanted.device)}
+    wanted = settings[0]
+    device = parallel.start(wanted.device)
     if wanted.dataset != 'phantom':
         dataset.check_data_folder(wanted.data_folder)
     elif parallel.is_first() and not wanted.data_folder.exists():
         make_folder(wanted.data_folder.parent, '--data_root')
         phantom.write_phantom(wanted.data_folder)
     parallel.wait()
+    code = 0
+    for part, only in zip(runs, only_best):
+        if only:
+            if not dataset.validation_cases(wanted.data_folder):
+                continue
+            best = presets.resolve(part).run_folder / 'best.pt'
+            part = part | {'checkpoint': [str(best)]}
+        if len(runs) > 1:
+            print(f'--- stage {part["stage"]}' + (': what val chooses' if only else ''), flush=True)
+        code = run_one(part | {'device': device})
+        if code:
+            break
+    parallel.finish()
+    return code
 
+
+def run_one(flags: dict) -> int:
+    """One phase of one stage; the exit code."""
+    import checkpoint as checkpoints
+
+    wanted = presets.resolve(flags)
     sources = []
     paths = choose_checkpoints(wanted) if wanted.phase != 'pseudo_mask' else []
     for path in paths:
@@ -262,10 +346,7 @@ def run(flags: dict) -> int:
         wanted = sources[0][1]
     elif wanted.phase == 'train' and wanted.stage == 2:
         wanted = presets.resolve(flags, inherited=inherited_settings(wanted))
-
-    code = carry_out(wanted, sources)
-    parallel.finish()
-    return code
+    return carry_out(wanted, sources)
 
 
 def carry_out(wanted: presets.Settings, sources: list) -> int:

@@ -1,4 +1,4 @@
-"""Soft masks of pictures from a trained network, and the stage-1 masks that stage 2 starts from."""
+"""Soft masks of pictures from a trained network, and the masks that teach the next stage."""
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ import dataset
 import parallel
 import pictures
 from networks import build_networks, make_ready
-from postprocess import clear_background, to_bytes
-from settings import ARCHITECTURE_FIELDS, TEST_BATCH_SIZE, Settings, resolve
+from postprocess import clear_background, teaching_target, to_bytes
+from settings import ARCHITECTURE_FIELDS, MASK_NETWORK, TEST_BATCH_SIZE, Settings, resolve
 from utils import UserError, ahead, bar_interval, cores, make_folder
 
 FLIPS = ((3,), (2,), (2, 3))  # the axes turned round: left-right, up-down, both
@@ -53,11 +53,18 @@ def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor) -
     return torch.stack(made).mean(0)
 
 
+def teaching_targets(masks: Tensor, images: Tensor, settings: Settings) -> list[np.ndarray]:
+    """H×W bool each: what soft masks B×1×H×W in [-1, 1] of pictures B×C×H×W teach."""
+    return [teaching_target(to_bytes(to_array(mask[0] + 1) / 2), pictures.from_tensor(image),
+                            settings.component, settings.fit)
+            for mask, image in zip(masks, images)]
+
+
 def mask_network(checkpoint: checkpoints.Checkpoint, settings: Settings, device: torch.device,
                  name: str = '') -> nn.Module:
     """The one network of a checkpoint that makes masks of disease pictures (or the one named),
     ready to run."""
-    name = name or ('average' if settings.scheme == 'student' else 'genA2B')
+    name = name or MASK_NETWORK[settings.scheme]
     networks = build_networks(settings, [name])
     checkpoints.load_networks(networks, checkpoint, settings)
     return make_ready(networks, settings, device).eval()[name]
@@ -76,7 +83,7 @@ def soft_masks(network: nn.Module, paths: list[Path], settings: Settings, device
         path, mask, heatmap, fake, image = made
         with Image.open(path) as picture:
             size = picture.size
-        if settings.generation == 'second' and settings.scheme != 'student':
+        if settings.generation == 'second' and settings.scheme == 'published':
             mask = clear_background(mask, image.transpose(1, 2, 0))
         return finish(SoftMask(
             path, to_bytes(resize_map(mask, size)),
@@ -98,7 +105,7 @@ def _network_outputs(network, paths, settings, device, companions, with_pictures
             inputs.append(as_companion(batch['mask'], settings.img_ch).to(device))
         fakes = None
         with autocast(settings, device):
-            if with_pictures and settings.scheme != 'student':
+            if with_pictures and settings.scheme == 'published':
                 made = network(*inputs, recon_of=0)
                 fakes = made.fake
             else:
@@ -133,24 +140,30 @@ def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
-# ------------------------------------------------------------------------- the stage-1 teacher
+# ------------------------------------------------------------------------------- the teacher
 
 
 class Teacher:
-    """Stage-1 masks as files, `syn_<split>/<image stem>.png`, made where they are missing.
+    """Masks of an earlier stage as files, `<folder>/<image stem>.png`, made where they are missing:
+    `location_<split>` of a locator, else `syn_<split>`.
 
-    They come from `file`, a stage-1 checkpoint; without one, from the folders `syn_<split>` that
-    published data sets bring along.
+    They come from `file`, a checkpoint of stage 0 or 1; without one, from the folders
+    `syn_<split>` that published data sets bring along.
     """
 
     def __init__(self, settings: Settings, file: Path | None, device: torch.device):
         self.settings = settings
         self.device = device
         self.checkpoint = None
+        self.prefix = 'syn'
         if file:
             self.checkpoint = checkpoints.read(file)
-            if self.checkpoint.settings.get('stage', 1) != 1:
-                raise UserError(f'{file}: of stage 2; the teacher has to be a checkpoint of stage 1')
+            stage = self.checkpoint.settings.get('stage', 1)
+            wanted = (0,) if settings.stage == 1 else (0, 1)
+            if stage not in wanted:
+                raise UserError(f'{file}: of stage {stage}; the teacher has to be a checkpoint of '
+                                f'stage {" or ".join(map(str, wanted))}')
+            self.prefix = 'syn' if stage else 'location'
         self._network = None
 
     @property
@@ -170,7 +183,7 @@ class Teacher:
                                 f'{missing[0].name}; add it, or remove the folder to have the '
                                 'masks made')
             return {path.stem: by_stem[path.stem] for path in paths}
-        folder = self.settings.result_folder / f'syn_{split}'
+        folder = self.settings.result_folder / f'{self.prefix}_{split}'
         if not self._made_before(folder, paths):
             self._make(folder, paths)
         return {path.stem: folder / f'{path.stem}.png' for path in paths}
@@ -184,9 +197,11 @@ class Teacher:
         ours = self.settings
         saved = {name: value for name, value in self.checkpoint.settings.items()
                  if name in ARCHITECTURE_FIELDS}
-        return resolve({'phase': 'pseudo_mask', 'stage': 1, 'dataset': ours.dataset,
-                        'data_root': ours.data_root, 'flips': ours.flips, 'amp': ours.amp,
-                        'compile': ours.compile, 'num_workers': ours.num_workers}, saved, str(self.checkpoint.path))
+        flips = ours.flips and self.prefix == 'syn'  # a locator looks at all of them anyway
+        return resolve({'phase': 'pseudo_mask', 'stage': self.checkpoint.settings.get('stage', 1),
+                        'dataset': ours.dataset, 'data_root': ours.data_root, 'flips': flips,
+                        'amp': ours.amp, 'compile': ours.compile,
+                        'num_workers': ours.num_workers}, saved, str(self.checkpoint.path))
 
     def _made_before(self, folder, paths):
         try:
@@ -211,7 +226,7 @@ class Teacher:
 
         mine = parallel.my_share(paths)
         for _ in tqdm(soft_masks(self._network, mine, settings, self.device, finish=save),
-                      f'stage-1 masks: {folder.name}', len(mine), unit=' images',
+                      f'masks: {folder.name}', len(mine), unit=' images',
                       mininterval=bar_interval()):
             pass
         parallel.wait()
@@ -223,15 +238,17 @@ class Teacher:
 
 
 def choose_teacher(settings: Settings, run_folder: Path | None = None) -> Path | None:
-    """The file of the stage-1 network; None where the data set brings its masks along.
+    """The file of the network of the stage before; None where the data set brings its masks along.
 
-    --teacher, else the one that a stage-2 run used (`teacher.pt` in its folder), else none if
-    there are syn_* folders, else what a test of stage 1 would take.
+    --teacher, else the one that the run used (`teacher.pt` in its folder), else for stage 2 none
+    if there are syn_* folders, else what a test of the stage before would take.
     """
     if settings.teacher:
         return Path(settings.teacher)
     if run_folder and (run_folder / 'teacher.pt').is_file():
         return run_folder / 'teacher.pt'
+    if settings.stage == 1:
+        return checkpoints.choose_for_test(settings.result_folder, settings.dataset, stage=0)
     if any((settings.data_folder / f'syn_{split}').is_dir() for split in SPLITS):
         return None
     try:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from settings import GENERATORS, NETWORKS, STUDENT_NETWORKS, Architecture
+from settings import GENERATORS, NETWORKS_OF, STUDENT_NETWORKS, Architecture
 
 EPSILON = 1e-5  # inside every normalisation's square root
 
@@ -461,6 +461,67 @@ class Discriminator(nn.Module):
         return Judgement(self.output(attended), cam_logit, heatmap)
 
 
+# ----------------------------------------------------------------------------------- locator
+
+
+class BatchNormBlock(nn.Module):
+    """Convolution 3×3, batch normalisation, ReLU. With stride 2 the kernel is 4×4, so that a value
+    lies in the middle of the pixels it stands for."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 2 + stride, stride, padding=1,
+                              padding_mode='reflect', bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(self.norm(self.conv(x)))
+
+
+class Locator(nn.Module):
+    """Stage 0: says where a picture looks diseased, taught by image labels alone.
+
+    A plain classifier at a quarter of the picture's size, with batch normalisation: instance
+    normalisation, as in the generators' class attention, takes the brightness of a lesion away.
+    """
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        ch = architecture.ch
+        self.to_half = BatchNormBlock(architecture.img_ch, ch, stride=2)
+        self.at_half = BatchNormBlock(ch, 2 * ch)
+        self.to_quarter = BatchNormBlock(2 * ch, 4 * ch, stride=2)
+        self.at_quarter = nn.Sequential(*[BatchNormBlock(4 * ch, 4 * ch) for _ in range(4)])
+        self.output = nn.Conv2d(4 * ch, 1, 1)
+        self.register_buffer('normal_level', torch.zeros(()))  # usual evidence in normal pictures
+        self.register_buffer('no_side_is_up', torch.tensor(False))  # of pictures it learned from
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pictures B×img_ch×H×W in [-1, 1] to evidence of disease, logits B×1×H/4×W/4."""
+        return self.output(self.at_quarter(self.to_quarter(self.at_half(self.to_half(image)))))
+
+    def predict_mask(self, image: Tensor) -> MaskPrediction:
+        """The evidence between its usual level in normal pictures (0) and its maximum in this one
+        (1). It is taken for granted that the picture is diseased."""
+        evidence = self.evidence_over_views(image)
+        above = (evidence - self.normal_level).clamp(min=0)
+        height = above / above.amax((1, 2, 3), keepdim=True).clamp(min=EPSILON)
+        mask = F.interpolate(height, size=image.shape[-2:], mode='bilinear', align_corners=False)
+        return MaskPrediction(mask, evidence)
+
+    def evidence_over_views(self, image: Tensor) -> Tensor:
+        """Mean evidence over the mirrored picture and, where no side is up, over quarter turns: a
+        locator lights one side of a lesion most, and that cancels."""
+        views = []
+        for turns in range(4 if self.no_side_is_up else 1):
+            for mirrored in (False, True):
+                view = image.rot90(turns, (2, 3))
+                evidence = self((view.flip(3) if mirrored else view).contiguous(
+                    memory_format=torch.channels_last)).float()
+                views.append((evidence.flip(3) if mirrored else evidence).rot90(-turns, (2, 3)))
+        return torch.stack(views).mean(0)
+
+
 # ----------------------------------------------------------------------------------- student
 
 
@@ -510,14 +571,16 @@ class SegmentationNetwork(nn.Module):
 
 
 def build_networks(architecture: Architecture, names=None) -> nn.ModuleDict:
-    """The networks of a scheme (or those named), freshly initialised: the published six, or the
-    student's."""
+    """The networks of a scheme (or those named), freshly initialised: the published six, the
+    locator, or the student's."""
     generator = {'first': FirstGenerator, 'second': SecondGenerator}[architecture.generation]
     depth = {'disG': architecture.n_dis + 1, 'disL': architecture.n_dis - 1}
     if names is None:
-        names = STUDENT_NETWORKS if architecture.scheme == 'student' else NETWORKS
+        names = NETWORKS_OF[architecture.scheme]
 
     def build(name):
+        if name == 'locator':
+            return Locator(architecture)
         if name in STUDENT_NETWORKS:
             return SegmentationNetwork(architecture)
         return (generator(architecture) if name in GENERATORS

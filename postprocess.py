@@ -14,7 +14,8 @@ from scipy import ndimage, sparse
 
 from utils import cores
 
-RULES = ('threshold', 'otsu', 'watershed', 'crf')
+RULES = ('threshold', 'otsu', 'watershed', 'crf', 'fit')
+LOOK_AT_THE_PICTURE = ('crf', 'fit')
 PUBLISHED_SIZE = 256  # px, the pictures that the sizes in these rules were made for
 EXPONENTS = tuple(range(1, 9))  # published: the CRF's background exponents that val chooses from
 
@@ -25,8 +26,9 @@ def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
 
 
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,
-            exponent: float = 1) -> np.ndarray:
-    """Segmentation of a soft mask by one of RULES. The CRF alone needs image and exponent.
+            exponent: float = 1, component: str = 'large') -> np.ndarray:
+    """Segmentation of a soft mask by one of RULES. `image` serves those that look at the picture,
+    `exponent` the CRF, `component` (see `clean`) fit.
 
     Where a rule has nothing to go by: a mask of one grey level has no two classes, so otsu and
     watershed find no lesion; threshold and crf follow the level (a full mask stays full, an empty
@@ -40,11 +42,14 @@ def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,
         return watershed(mask)
     if rule == 'crf':
         return crf_segmentations(mask, image, (exponent,))[exponent]
+    if rule == 'fit':
+        found = teaching_target(shrink(mask), shrink(image), component, fit=True)
+        return enlarge(found.astype(np.uint8) * 255, mask.shape) > 127
     raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
 
 
 def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
-                   tries: list[list[tuple[str, tuple]]]) -> list[dict]:
+                   tries: list[list[tuple[str, tuple]]], component: str = 'large') -> list[dict]:
     """Of each mask its segmentations by (rule, exponent); `tries` are for each mask the rules to
     try, with exponents for the CRF. One CRF serves all masks, since it belongs to the image."""
     crf, made = None, []
@@ -56,7 +61,7 @@ def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
                 made[-1] |= {(rule, exponent): segmentation for exponent, segmentation
                              in crf_segmentations(mask, image, exponents, crf).items()}
             else:
-                made[-1][rule, None] = segment(mask, rule)
+                made[-1][rule, None] = segment(mask, rule, image, component=component)
     return made
 
 
@@ -143,6 +148,55 @@ def enlarge(picture: np.ndarray, shape: tuple) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(shape[::-1], Image.Resampling.BILINEAR))
 
 
+CORE = 6  # px of a picture of 256
+
+
+def fit_to_picture(segmentation: np.ndarray, image: np.ndarray, reach: float = 16,
+                   core: float = CORE) -> np.ndarray:
+    """The segmentation with its outline moved to where the picture's colours change.
+
+    Two means in a band: within `reach` of the segmentation every pixel goes to the side, lesion or
+    surroundings, whose median colour (CIELAB, slightly blurred) is nearer; the medians are taken
+    anew until nothing changes, ten times at most. What lies deeper than `core` stays lesion, and
+    nothing beyond the reach becomes it. Both in px of a picture of 256.
+    `image` H×W×3 or H×W uint8, as large as the segmentation.
+    """
+    if not segmentation.any():
+        return segmentation
+    scale = max(segmentation.shape) / PUBLISHED_SIZE
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, 2)
+    blurred = cv2.GaussianBlur(image, (0, 0), 1.5 * scale)
+    colours = cv2.cvtColor(blurred, cv2.COLOR_RGB2LAB).astype(np.float32)
+    near = cv2.dilate(segmentation.astype(np.uint8), disc(reach * scale)) > 0
+    inner = deeper_than(core, segmentation)
+    for _ in range(10):
+        around = near & ~segmentation
+        if not around.any() or not segmentation.any():
+            break
+        to_lesion, to_around = (np.square(colours - np.median(colours[part], 0)).sum(2)
+                                for part in (segmentation, around))
+        nearer = (to_lesion < to_around) | (to_lesion == to_around) & segmentation
+        moved = cv2.morphologyEx((near & nearer | inner).astype(np.uint8),
+                                 cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+        if (moved == segmentation).all():
+            break
+        segmentation = moved
+    return segmentation
+
+
+def deeper_than(depth: float, segmentation: np.ndarray) -> np.ndarray:
+    """The pixels that lie deeper than `depth`, px of a picture of 256, in a segmentation H×W."""
+    scale = max(segmentation.shape) / PUBLISHED_SIZE
+    return cv2.erode(segmentation.astype(np.uint8), disc(depth * scale)) > 0
+
+
+def disc(radius: float) -> np.ndarray:
+    """A round structuring element."""
+    side = 2 * max(1, round(radius)) + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+
+
 # ----------------------------------------------------------------------- cleaning teacher masks
 
 
@@ -174,6 +228,13 @@ def clean(segmentation: np.ndarray, component: str) -> np.ndarray:
     closeness = np.exp(-(rows ** 2 + columns ** 2) / 2)
     scores = np.bincount(labels.ravel(), closeness.ravel(), minlength=count)
     return labels == 1 + scores[1:].argmax()
+
+
+def teaching_target(soft_mask: np.ndarray, image: np.ndarray, component: str, fit: bool) -> np.ndarray:
+    """A soft mask H×W uint8 as a target to learn from: Otsu, cleaned, and with `fit` its outline
+    moved to where the picture (H×W×3 uint8) changes, and cleaned again."""
+    segmentation = clean(otsu(soft_mask), component)
+    return clean(fit_to_picture(segmentation, image), component) if fit else segmentation
 
 
 # ------------------------------------------------------------------------------------ dense CRF

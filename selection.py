@@ -3,11 +3,15 @@ import json
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
+from PIL import Image
 from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
+import losses
 import parallel
 from metrics import FIGURES, five_figures, mean_figures
 from postprocess import EXPONENTS, RULES, clear_corners, segment_by_all, worker_pool
@@ -21,6 +25,7 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
     settings, postprocess and crf_t narrow down what is tried.
     """
     tries = [rules_to_try(settings) for _, settings in sources]
+    component = sources[0][1].component
 
     def figures_of(index):
         """(number of the source, rule, exponent) -> five figures of one case."""
@@ -28,7 +33,7 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
         image = np.asarray(dataset.read_picture(case.picture))
         label = dataset.read_label(case.label)
         made = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
-                           tries).result()
+                           tries, component).result()
         return {(number, rule, exponent): five_figures(
                     clear_corners(segmentation) if settings.clear_corners else segmentation, label)
                 for number, ((_, settings), by_rule) in enumerate(zip(sources, made))
@@ -47,6 +52,48 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
              'rule': rule, 'crf_t': exponent, **mean_figures(of_cases)}
             for (number, rule, exponent), of_cases in figures.items()]
     return sorted(rows, key=lambda row: -row['JA'])
+
+
+class LabelFreeScore:
+    """How good segmentations are, told without labels: paint over what was segmented, and the
+    picture should look normal to the locator, while little was painted over.
+
+    Score of a picture = 100·((e − e') / (e − n) − a), with e the pooled evidence of disease
+    (`losses.pool`), e' that of the picture with the segmentation painted over from its surroundings
+    (Telea 2004), n the mean over normal pictures, and a the segmentation's share of the picture.
+    The first term is cut to [0, 1].
+    """
+
+    def __init__(self, locator: torch.nn.Module, size: tuple[int, int], device: torch.device):
+        self.locator = locator
+        self.size = size
+        self.device = device
+        self.normal = 0.0
+
+    def learn_normal(self, paths: list[Path]) -> None:
+        """Take n from these normal pictures."""
+        self.normal = float(np.mean([self.evidence(self._read(path)) for path in paths]))
+
+    def _read(self, path):
+        return np.asarray(dataset.resize(dataset.read_picture(path), self.size))
+
+    @torch.inference_mode()
+    def evidence(self, image: np.ndarray) -> float:
+        """Pooled evidence of disease in a picture H×W×3 uint8 of the locator's size."""
+        tensor = dataset.to_tensor(Image.fromarray(image))[None].to(self.device)
+        return float(losses.pool(self.locator.evidence_over_views(tensor)))
+
+    def __call__(self, path: Path, segmentation: np.ndarray) -> float:
+        """The score, percent, of a segmentation H×W bool of a picture of any size."""
+        image = self._read(path)
+        there = cv2.resize(segmentation.astype(np.uint8), image.shape[1::-1],
+                           interpolation=cv2.INTER_NEAREST)
+        area = float(there.mean())
+        painted = cv2.inpaint(image, cv2.dilate(there, np.ones((3, 3), np.uint8)), 3,
+                              cv2.INPAINT_TELEA)
+        before, after = self.evidence(image), self.evidence(painted)
+        removed = (before - after) / max(before - self.normal, 1e-6)
+        return 100 * (min(max(removed, 0), 1) - area)
 
 
 def rules_to_try(settings) -> list[tuple[str, tuple]]:

@@ -11,8 +11,12 @@ from utils import UserError
 GENERATORS = ('genA2B', 'genB2A')
 DISCRIMINATORS = ('disGA', 'disLA', 'disGB', 'disLB')  # G global, L local; A disease, B normal
 NETWORKS = (*GENERATORS, *DISCRIMINATORS)
+LOCATOR_NETWORKS = ('locator',)  # stage 0
 # stage 2: the network that learns, its moving average, and the copy that makes the targets
 STUDENT_NETWORKS = ('student', 'average', 'teacher')
+NETWORKS_OF = {'published': NETWORKS, 'locator': LOCATOR_NETWORKS, 'student': STUDENT_NETWORKS}
+# the one of them that makes the masks of disease pictures
+MASK_NETWORK = {'published': 'genA2B', 'locator': 'locator', 'student': 'average'}
 
 PROJECT = Path(__file__).resolve().parent
 
@@ -59,6 +63,20 @@ DATASET_DEFAULTS = {
                             'augment': False, 'print_freq': 100, 'save_freq': 100},
 }
 
+# Our recipe, for networks of every stage: what it does otherwise than the published procedure.
+OUR_DEFAULTS = {
+    'location_weight': 5.0,  # the locator of stage 0 teaches the mask of stage 1
+    'normal_mask_weight': 5.0,
+    'fit': True,
+    'flips': True,
+    'lr': 1e-4,
+}
+OUR_DATASET_DEFAULTS = {
+    # dermoscopy: the lesion lies in the middle, and no side is up
+    'ISIC': {'component': 'central', 'turn': 180.0},
+    'phantom': {'component': 'central', 'turn': 180.0},
+}
+
 # Stage 2 with a student: its own values of settings it shares with stage 1, and those it alone has.
 # All are ours (nothing like it is published); what they were chosen by: benchmarks/README.md.
 STUDENT_DEFAULTS = {
@@ -66,8 +84,18 @@ STUDENT_DEFAULTS = {
     'flips': True, 'augment': True,
 }
 STUDENT_DATASET_DEFAULTS = {
-    'ISIC': {'component': 'central'},  # dermoscopy: the lesion lies in the middle
-    'phantom': {'component': 'central', 'iteration': 200},
+    'phantom': {'iteration': 200},
+}
+
+# Stage 0: the locator. All ours.
+LOCATOR_DEFAULTS = {
+    'ch': 16, 'img_size': 128, 'iteration': 600, 'batch_size': 8, 'lr': 3e-3, 'weight_decay': 1e-3,
+    'augment': True, 'print_freq': 100, 'save_freq': 100,
+}
+LOCATOR_DATASET_DEFAULTS = {
+    # normal pictures that were enlarged from crops are less sharp
+    'ISIC': {'blur': True},
+    'phantom': {'iteration': 200},
 }
 
 DEFAULT_RULE = 'otsu'  # ours: a student that is unsure stays below one half, but parts well
@@ -75,14 +103,18 @@ DEFAULT_RULE = 'otsu'  # ours: a student that is unsure stays below one half, bu
 TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
 
 
-def preset(generation: str, dataset: str, phase: str, student: bool = False) -> dict:
+def preset(generation: str, dataset: str, phase: str, scheme: str, recipe: str) -> dict:
     """The default of every setting that has a preset."""
     column = ('first', 'second').index(generation)
     values = {name: row[column] for name, row in DEFAULTS.items()}
     values |= DATASET_DEFAULTS.get((generation, dataset), {})
-    if student:
+    if recipe == 'ours':
+        values |= OUR_DEFAULTS | OUR_DATASET_DEFAULTS.get(dataset, {})
+    if scheme == 'student':
         values |= {'print_freq': 100, 'save_freq': 100, **STUDENT_DEFAULTS,
                    **STUDENT_DATASET_DEFAULTS.get(dataset, {})}
+    if scheme == 'locator':
+        values |= LOCATOR_DEFAULTS | LOCATOR_DATASET_DEFAULTS.get(dataset, {})
     if phase != 'train':
         values['batch_size'] = TEST_BATCH_SIZE
     return values
@@ -102,7 +134,8 @@ class Architecture:
     n_dis: int  # depth of the discriminators: n_dis + 1 global, n_dis − 1 local
     img_size: int  # px; networks also take (height, width)
     img_ch: int  # channels of a picture: 3 or 1
-    scheme: str = 'published'  # the six networks; or student (stage 2): a segmentation network
+    # the six networks; locator (stage 0): a classifier; student (stage 2): a segmentation network
+    scheme: str = 'published'
 
     @property
     def size(self) -> tuple[int, int]:
@@ -116,6 +149,8 @@ class Architecture:
         discriminator's n_dis − 1 halvings have to leave 3 px for its two last convolutions."""
         if self.scheme == 'student':
             return 32
+        if self.scheme == 'locator':
+            return 16
         return 3 * 2 ** (self.n_dis - 1) if phase == 'train' else 8
 
 
@@ -151,13 +186,19 @@ class Settings(Architecture):
     keep: int  # newest checkpoints that stay
     phase: str = 'train'
     stage: int = 1
+    recipe: str = 'ours'  # or published
     seed: int = 0
     postprocess: str = 'auto'  # what val chose for the checkpoint, else DEFAULT_RULE
     crf_t: float = 0.0  # the CRF's background exponent; 0: what val chose, else 1
     flips: bool = False  # average masks over the four flips of a picture
+    location_weight: float = 0.0  # stage 1: masks of disease pictures against the locator's
+    normal_mask_weight: float = 0.0  # stage 1: cross entropy of an empty mask on normal pictures
+    component: str = 'large'  # which components of a target stay: see postprocess.clean
+    fit: bool = False  # targets have their outline moved to where the picture's colours change
+    blur: bool = False  # stage 0: pictures are blurred at random
+    turn: float = 15.0  # degrees, to either side, that augmentation turns pictures (stages 0, 2)
     # the student of stage 2
     normal_batch: int = 2  # normal pictures in an iteration, beside batch_size of disease
-    component: str = 'large'  # which components of a target stay: see postprocess.clean
     warm_up: int = 100  # iterations on the stage-1 masks, before the average makes the targets
     ramp_up: int = 0  # iterations in which the share of renewed targets grows to 1
     renew_freq: int = 50  # iterations between two renewals of the targets; 0: never
@@ -186,8 +227,11 @@ class Settings(Architecture):
         self._at_least(0, 'weight_decay', 'adv_weight', 'dis_weight', 'cycle_weight',
                        'identity_weight', 'cam_weight', 'recon_weight', 'seed', 'num_workers',
                        'cache_mb')
+        self._at_least(0, 'location_weight', 'normal_mask_weight')
         self._at_least(0, 'crf_t', 'normal_batch', 'warm_up', 'ramp_up', 'renew_freq', 'ce_weight',
                        'dice_weight', 'normal_weight', 'ema_decay', 'guard', 'confidence')
+        self._at_least(0, 'turn')
+        self._at_most(180, 'turn')
         self._at_most(1, 'ema_decay', 'guard', 'confidence')
         self._at_least(4, 'n_dis')  # below, the local discriminator has no layers left
         if not 0 < self.lr < float('inf'):
@@ -247,14 +291,15 @@ def resolve(flags: dict, saved: dict | None = None, source: str = '',
                  if name not in ('stage', 'scheme', 'dataset')}
     chosen = inherited | saved | flags
     stage = chosen.get('stage', 1)
-    scheme = chosen.get('scheme', 'student' if stage == 2 else 'published')
-    if stage == 1:
+    recipe = chosen.get('recipe', 'ours')
+    scheme = chosen.get('scheme', 'student' if recipe == 'ours' else 'published')
+    if stage != 2:
         if flags.get('scheme') == 'student':
             raise UserError('--scheme student: a student learns in stage 2; add --stage 2')
-        scheme = 'published'
+        scheme = 'published' if stage else 'locator'
     generation = chosen.get('generation', 'first')
     free = set() if not saved.get('light', True) else {'img_size'}
-    if saved.get('scheme') == 'student':  # its file holds no generator
+    if saved.get('scheme') in ('student', 'locator'):  # its file holds no generator
         free |= {'generation', 'light', 'n_res', 'n_dis'}
     for name in (*ARCHITECTURE_FIELDS, 'stage'):
         if name in saved and name in flags and name not in free and flags[name] != saved[name]:
@@ -264,6 +309,6 @@ def resolve(flags: dict, saved: dict | None = None, source: str = '',
         raise UserError('--scheme published: generators of the second generation take no stage-1 '
                         'mask; use --scheme student, or --generation first')
     dataset = chosen.get('dataset', 'phantom')
-    values = preset(generation, dataset, flags.get('phase', 'train'), scheme == 'student') | chosen
+    values = preset(generation, dataset, flags.get('phase', 'train'), scheme, recipe) | chosen
     return Settings(**values | {'generation': generation, 'dataset': dataset, 'scheme': scheme,
-                                'stage': stage})
+                                'stage': stage, 'recipe': recipe})

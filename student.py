@@ -5,20 +5,19 @@ student is the teacher (mean teacher: Tarvainen and Valpola 2017), copied every 
 iterations. The teacher sees the plain picture, the student a strongly augmented one, and normal
 pictures teach an empty mask.
 """
-import math
-
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import losses
 import parallel
 import pictures
-from masks import autocast, to_array
+from augmentation import Draws, change_pose, recolour
+from masks import autocast, teaching_targets, to_array
 from networks import build_networks, make_ready
-from postprocess import clean, otsu, threshold, to_bytes
+from postprocess import CORE, clean, deeper_than, fit_to_picture, threshold, to_bytes
 from settings import Settings
+from utils import seeded
 
 
 class Student:
@@ -58,10 +57,12 @@ class Student:
         image = torch.cat([batch['A'], batch['B']])
         target, weight = torch.cat([target, empty]), torch.cat([weight, torch.ones_like(empty)])
         if settings.augment:
-            seed = np.random.SeedSequence((settings.seed, iteration)).generate_state(1)[0]
-            image, target, weight = augment_strongly(
-                image, target, weight, torch.Generator().manual_seed(int(seed)),
-                places_in_whole_batch(disease, len(empty)))
+            draws = Draws(seeded((settings.seed, iteration)), parallel.processes() * len(image),
+                          places_in_whole_batch(disease, len(empty)))
+            parts = change_pose(torch.cat([image, target, weight], 1), draws,
+                                settings.turn)
+            image, target, weight = parts.split([image.shape[1], 1, 1], 1)
+            image, target, weight = recolour(image, draws), target.round(), weight.round()
         image = image.contiguous(memory_format=torch.channels_last)
 
         with autocast(settings, self.device):
@@ -86,7 +87,7 @@ class Student:
     def targets(self, batch, iteration) -> tuple[Tensor, Tensor]:
         """Targets of the disease pictures and how far each pixel counts, B×1×H×W in [0, 1]."""
         settings = self.settings
-        targets = [first_target(mask, settings.component) for mask in batch['mask']]
+        targets = teaching_targets(batch['mask'], batch['A'], settings)
         weights = np.ones((len(targets), *settings.size), np.float32)
         if settings.renew_freq and iteration >= self.first_renewal:
             with autocast(settings, self.device):
@@ -97,6 +98,11 @@ class Student:
                 parallel.my_part(whole)]
             for index in np.flatnonzero(drawn < share):
                 renewed = clean(threshold(to_bytes(soft[index])), settings.component)
+                if settings.fit:
+                    renewed = fit_to_picture(renewed, pictures.from_tensor(batch['A'][index]))
+                    # fitting anew and anew would let lesions of several shades shrink
+                    renewed = clean(renewed | deeper_than(CORE, targets[index]),
+                                    settings.component)
                 if jaccard(renewed, targets[index]) >= settings.guard:
                     targets[index] = renewed
                     weights[index] = np.abs(2 * soft[index] - 1) >= settings.confidence
@@ -124,7 +130,7 @@ class Student:
     def sheet_column(self, image: Tensor, mask: Tensor) -> dict:
         """What a sheet shows of one picture 1×img_ch×H×W and its stage-1 mask."""
         made = self.mask_network.predict_mask(image).mask
-        first = first_target(mask[0], self.settings.component)
+        first, = teaching_targets(mask, image, self.settings)
         return {'image': pictures.from_tensor(image[0]),
                 'stage-1 mask': pictures.from_tensor(mask[0]),
                 'first target': pictures.from_mask(first.astype(np.float32)),
@@ -139,47 +145,7 @@ def places_in_whole_batch(disease: int, normal: int) -> list[int]:
             *range(all_disease, all_disease + all_normal)[parallel.my_part(all_normal)]]
 
 
-def first_target(mask: Tensor, component: str) -> np.ndarray:
-    """H×W bool: a stage-1 mask 1×H×W in [-1, 1] by Otsu's threshold, cleaned."""
-    return clean(otsu(to_bytes(to_array(mask[0] + 1) / 2)), component)
-
-
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     """Of two boolean masks, 0 to 1; 1 of two empty ones."""
     either = np.count_nonzero(one | other)
     return np.count_nonzero(one & other) / either if either else 1.0
-
-
-def augment_strongly(image: Tensor, target: Tensor, weight: Tensor, rng: torch.Generator,
-                     places: list[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures B×C×H×W in [-1, 1] with targets and weights B×1×H×W, changed alike.
-
-    Geometry: flips with probability ½, any turn, zoom 0.8 to 1.6, shift to 10 %. Colour, pictures
-    alone: brightness ±0.2, contrast 0.7 to 1.3, each channel ±0.1. `places` say where in a larger
-    batch these pictures are, so that each changes as it would there.
-    """
-    places = list(range(len(image))) if places is None else places
-    whole = parallel.processes() * len(image)
-
-    def draw(low, high, *shape):
-        return low + (high - low) * torch.rand((whole, *shape), generator=rng)[places]
-
-    angle, zoom = draw(-math.pi, math.pi), draw(0.8, 1.6)
-    mirror = torch.where(draw(0, 1) < 0.5, -1.0, 1.0)
-    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    shift = draw(-0.2, 0.2, 2)
-    affine = torch.stack([
-        torch.stack([cosine * mirror, -sine, shift[:, 0]], 1),
-        torch.stack([sine * mirror, cosine, shift[:, 1]], 1)], 1).to(image.device)
-    grid = F.affine_grid(affine, list(image.shape), align_corners=False)
-    both = F.grid_sample(torch.cat([image, target, weight], 1), grid, padding_mode='reflection',
-                         align_corners=False)
-    image, target, weight = both.split([image.shape[1], 1, 1], 1)
-
-    shape = (1, 1)
-    contrast = draw(0.7, 1.3, 1, *shape).to(image.device)
-    brightness = (draw(-0.2, 0.2, 1, *shape)
-                  + draw(-0.1, 0.1, image.shape[1], *shape)).to(image.device)
-    middle = image.mean((1, 2, 3), keepdim=True)
-    image = ((image - middle) * contrast + middle + brightness).clamp(-1, 1)
-    return image, target.round(), weight.round()

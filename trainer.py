@@ -13,10 +13,11 @@ import dataset
 import parallel
 import selection
 from label_transfer import LabelTransfer
+from locator import Locating
 from logbook import TrainingLog, set_earlier_run_aside
 from masks import SPLITS, Teacher, choose_teacher, mask_network, soft_masks
 from metrics import five_figures, mean_figures
-from postprocess import clear_corners, segment, worker_pool
+from postprocess import LOOK_AT_THE_PICTURE, clear_corners, segment, worker_pool
 from results import ResultFolder
 from settings import DEFAULT_RULE, Settings
 from student import Student
@@ -120,9 +121,9 @@ class Trainer:
         return pictures, store, val_cases
 
     def _teacher(self, run_folder: Path | None, needed: bool = True) -> Teacher | None:
-        """The stage-1 network whose masks stage 2 uses; none in stage 1. Where it is not `needed`,
-        none if it cannot be had."""
-        if self.settings.stage == 1:
+        """The network of the stage before, whose masks this stage uses; none where it uses none.
+        Where it is not `needed`, none if it cannot be had."""
+        if self.settings.stage < 2 and not self._located:
             return None
         try:
             teacher = Teacher(self.settings, choose_teacher(self.settings, run_folder), self.device)
@@ -131,18 +132,23 @@ class Trainer:
                 raise
             print('no stage-1 network at hand, so its masks are not shown beside the student\'s')
             return None
-        print(f'stage-1 masks: {teacher.origin}')
+        print(f'{"locations" if self._located else "stage-1 masks"}: {teacher.origin}')
         return teacher
+
+    @property
+    def _located(self) -> bool:
+        """Whether this is stage 1 taught by the locator of stage 0."""
+        return self.settings.stage == 1 and self.settings.location_weight > 0
 
     def _stage_1_masks(self, teacher, val_cases):
         """The mask files of trainA and of val by the pictures' stems; None where none is needed."""
         if teacher is None:
             return None, None
-        return teacher.masks('trainA'), teacher.masks('valA') if val_cases else None
+        return teacher.masks('trainA'), teacher.masks('valA') if val_cases and not self._located else None
 
     def _prepare_learner(self, start_from):
-        kind = Student if self.settings.scheme == 'student' else LabelTransfer
-        self.learner = kind(self.settings, self.device)
+        kind = {'locator': Locating, 'published': LabelTransfer, 'student': Student}
+        self.learner = kind[self.settings.scheme](self.settings, self.device)
         if not start_from:
             return
         checkpoints.load_networks(self.learner.networks, start_from, self.settings)
@@ -169,11 +175,13 @@ class Trainer:
         self.last_saved = start_from.path
 
     def _set_learning_rate(self):
-        """Constant; with --decay_flag falling linearly to 0 over the second half."""
+        """Constant; with --decay_flag as the learner's schedule has it, by default falling linearly
+        to 0 over the second half."""
         settings = self.settings
         rate = settings.lr
         if settings.decay_flag:
-            rate *= min(1, 2 * (settings.iteration - self.iteration) / settings.iteration)
+            schedule = getattr(self.learner, 'schedule', lambda progress: min(1, 2 - 2 * progress))
+            rate *= schedule(self.iteration / settings.iteration)
         for optimizer in self.learner.optimizers.values():
             for group in optimizer.param_groups:
                 group['lr'] = rate
@@ -256,7 +264,8 @@ class Trainer:
 
         def figures(soft):
             case = by_path[soft.path]
-            image = np.asarray(dataset.read_picture(case.picture)) if rule == 'crf' else None
+            image = (np.asarray(dataset.read_picture(case.picture))
+                     if rule in LOOK_AT_THE_PICTURE else None)
             segmentation = self._segmentation(soft.mask, rule, image, exponent)
             return five_figures(segmentation, dataset.read_label(case.label))
 
@@ -269,13 +278,14 @@ class Trainer:
 
     def _companions(self, stage_1_masks):
         """The stage-1 masks where the network takes them as its second picture."""
-        return stage_1_masks if self.settings.scheme == 'published' else None
+        return (stage_1_masks if (self.settings.stage, self.settings.scheme) == (2, 'published')
+                else None)
 
     def _segmentation(self, mask, rule, image, exponent, pool=None):
         if pool:
             segmentation = pool.submit(segment, mask, rule, image, exponent).result()
         else:
-            segmentation = segment(mask, rule, image, exponent)
+            segmentation = segment(mask, rule, image, exponent, self.settings.component)
         return clear_corners(segmentation) if self.settings.clear_corners else segmentation
 
     def _rule(self, chosen: dict | None) -> tuple[str, float]:
@@ -359,7 +369,7 @@ class Trainer:
             if rule == 'none':
                 return None, False
             image = (np.asarray(dataset.read_picture(case.picture))
-                     if rule == 'crf' or settings.pictures else None)
+                     if rule in LOOK_AT_THE_PICTURE or settings.pictures else None)
             segmentation = self._segmentation(soft.mask, rule, image, exponent, pool)
             row = results.write_segmentation(case, segmentation,
                                              image if settings.pictures else None)

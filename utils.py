@@ -95,6 +95,13 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seeded(numbers: tuple[int, ...]):
+    """A torch.Generator on the CPU that is a function of these numbers alone."""
+    import torch
+
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
 def to_unit_range(values: np.ndarray) -> np.ndarray:
     """Stretch an array to [0, 1] by its own range; a constant array becomes 0."""
     values = values.astype(np.float32)

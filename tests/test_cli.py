@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import PROJECT, TINY_FLAGS, assert_one_line_error, command, draw, draw_labels, same
+from conftest import PROJECT, STAGE_1, TINY_FLAGS, assert_one_line_error, command, draw, draw_labels, same
 
-RUN = [*TINY_FLAGS, '--dataset', 'Tiny', '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
+RUN = [*TINY_FLAGS, *STAGE_1, '--dataset', 'Tiny', '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
 
 
 @pytest.fixture

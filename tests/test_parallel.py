@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from conftest import PROJECT, TINY_FLAGS, command, same
+from conftest import PROJECT, STAGE_1, TINY_FLAGS, command, same
 
 PROCESSES = 2
 
@@ -35,7 +35,7 @@ def assert_close(one, other, tolerance=1e-4):
 
 @pytest.mark.parametrize('generation', ['first', 'second'])
 def test_stage_1_and_resuming_with_another_number(generation, data_root, tmp_path):
-    flags = ['--data_root', data_root, '--dataset', 'Tiny', *TINY_FLAGS, '--batch_size', 2,
+    flags = ['--data_root', data_root, '--dataset', 'Tiny', *TINY_FLAGS, *STAGE_1, '--batch_size', 2,
              '--print_freq', 1, '--generation', generation]
     for run, folder in ((command, 'one'), (torchrun, 'two')):
         made = run(*flags, '--iteration', 1, '--result_dir', tmp_path / folder, cwd=tmp_path)
@@ -59,7 +59,7 @@ def test_stage_1_and_resuming_with_another_number(generation, data_root, tmp_pat
 
 def test_stage_2_val_and_test(data_root, tmp_path):
     common = ['--data_root', data_root, '--dataset', 'Tiny', '--device', 'cpu']
-    trained = command(*common, *TINY_FLAGS, '--batch_size', 2, '--iteration', 1,
+    trained = command(*common, *TINY_FLAGS, *STAGE_1, '--batch_size', 2, '--iteration', 1,
                       '--result_dir', tmp_path / 'one')
     assert trained.returncode == 0, trained.stderr
     teacher = next((tmp_path / 'one' / 'Tiny' / 'model1').glob('*.pt'))
@@ -94,7 +94,7 @@ def test_stage_2_val_and_test(data_root, tmp_path):
 
 
 def test_a_batch_that_cannot_be_dealt_out(data_root, tmp_path):
-    made = torchrun('--data_root', data_root, '--dataset', 'Tiny', *TINY_FLAGS, '--batch_size', 3,
+    made = torchrun('--data_root', data_root, '--dataset', 'Tiny', *TINY_FLAGS, *STAGE_1, '--batch_size', 3,
                     '--result_dir', tmp_path / 'results', cwd=tmp_path)
     lines = [line for line in made.stderr.splitlines() if line.startswith('error: ')]
     assert made.returncode != 0 and len(lines) == 1
@@ -120,7 +120,7 @@ def test_ranks_end_with_equal_networks(data_root, tmp_path):
         f'runpy.run_path({str(PROJECT / "main.py")!r}, run_name="__main__")\n')
     made = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
-         str(script), '--data_root', str(data_root), '--dataset', 'Tiny', *TINY_FLAGS,
+         str(script), '--data_root', str(data_root), '--dataset', 'Tiny', *TINY_FLAGS, *STAGE_1,
          '--batch_size', '2', '--iteration', '3', '--result_dir', str(tmp_path / 'results')],
         capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert made.returncode == 0, made.stderr

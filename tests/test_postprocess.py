@@ -93,13 +93,13 @@ def test_watershed_fills_a_lesion_that_touches_the_border():
 @pytest.mark.parametrize('level', [0, 255, 128])
 @pytest.mark.parametrize('rule', postprocess.RULES)
 def test_masks_of_one_level(rule, level):
-    """otsu and watershed find nothing; threshold follows the level; crf is never in doubt about
+    """otsu, watershed and fit find nothing; threshold follows the level; crf is never in doubt about
     an empty or a full mask."""
     mask = np.full((24, 32), level, np.uint8)
     image = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     found = segment(mask, rule, image)
     assert found.dtype == bool and found.shape == mask.shape
-    if rule in ('otsu', 'watershed') or level == 0:
+    if rule in ('otsu', 'watershed', 'fit') or level == 0:
         assert not found.any()
     elif rule == 'threshold' or level == 255:
         assert found.all()
@@ -179,3 +179,40 @@ def test_cleaning_a_target():
 def test_a_central_speck_does_not_win_over_the_lesion():
     lesion, speck = disc((100, 100), (42, 42), 22), disc((100, 100), (66, 66), 3)
     assert jaccard(clean(lesion | speck, 'central'), lesion) > 0.98
+
+
+def test_fitting_moves_an_outline_to_where_the_picture_changes():
+    lesion = disc((128, 128), (60, 70), 20)
+    rng = np.random.default_rng(0)
+    image = np.where(lesion[..., None], (150, 90, 70), (210, 170, 150)) + rng.normal(0, 6, (128, 128, 3))
+    image = image.clip(0, 255).astype(np.uint8)
+    for found in (disc((128, 128), (60, 70), 23), disc((128, 128), (60, 70), 15),
+                  disc((128, 128), (62, 72), 20)):
+        before = jaccard(found, lesion)
+        after = jaccard(postprocess.fit_to_picture(found, image), lesion)
+        assert after > 0.93 > before
+
+
+def test_fitting_keeps_within_reach_and_keeps_the_core():
+    found = disc((256, 256), (128, 128), 40)
+    black = np.zeros((256, 256, 3), np.uint8)
+    assert jaccard(postprocess.fit_to_picture(found, black), found) > 0.99  # nothing to go by
+    assert not postprocess.fit_to_picture(np.zeros_like(found), black).any()
+    inside = disc((256, 256), (128, 128), 10)  # a dark spot in the middle of the lesion
+    image = np.where(inside[..., None], 0, 200).astype(np.uint8).repeat(3, 2)
+    fitted = postprocess.fit_to_picture(found, image)
+    assert fitted[disc((256, 256), (128, 128), 33)].all()  # deeper than 6 px
+    right = np.zeros((256, 256, 3), np.uint8)
+    right[:, 100:] = 200  # the lesion's colour goes on to the right border
+    grown = postprocess.fit_to_picture(disc((256, 256), (128, 128), 20), right)
+    assert not grown[~disc((256, 256), (128, 128), 38)].any()  # 16 px at most
+
+
+def test_a_teaching_target_is_cleaned_and_fitted():
+    lesion = disc((128, 128), (64, 64), 20)
+    soft = postprocess.to_bytes((disc((128, 128), (64, 64), 23) | disc((128, 128), (10, 10), 4)) * 0.8)
+    image = np.where(lesion[..., None], 60, 180).astype(np.uint8).repeat(3, 2)
+    plain = postprocess.teaching_target(soft, image, 'large', fit=False)
+    fitted = postprocess.teaching_target(soft, image, 'large', fit=True)
+    assert not plain[10, 10] and jaccard(plain, lesion) < 0.8 < 0.95 < jaccard(fitted, lesion)
+    assert (segment(soft, 'fit', image) == fitted).all()

@@ -13,14 +13,14 @@ from PIL import Image
 
 import checkpoint as checkpoints
 import main
-from conftest import TINY, TINY_FLAGS, assert_one_line_error, command, same
+from conftest import TINY, STAGE_1, TINY_FLAGS, assert_one_line_error, command, same
 from masks import Teacher, average_over_flips, mask_network
 from networks import MaskPrediction
 from settings import Architecture, resolve
 from test_checkpoint import authors_file
 from trainer import Trainer
 
-RUN = [*TINY_FLAGS, '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
+RUN = [*TINY_FLAGS, *STAGE_1, '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
 
 
 class Places:

@@ -1,0 +1,87 @@
+"""Stage 0: a locator learns where a picture looks diseased, from image labels alone.
+
+It gives every place of a picture evidence of disease. A picture is as diseased as its most
+suspicious places, pooled smoothly; of a normal picture no place is diseased. Shown pictures
+change in pose, colour and sharpness, so that none of these can tell the folders apart.
+"""
+import math
+
+import torch
+from torch import Tensor
+
+import losses
+import pictures
+from augmentation import Draws, blur_some, change_pose, recolour
+from masks import autocast, to_array
+from networks import build_networks, make_ready
+from settings import Settings
+from utils import seeded
+
+
+class Locating:
+    """The locator, its optimiser, and one step on a batch.
+
+    Of several processes each computes the whole batch: batch normalisation mixes its pictures.
+    """
+
+    LOSSES = ('total', 'image_label', 'normal')
+    SHOWN = ('total',)
+    LEVEL_MEMORY = 0.98  # share of the normal level that stays in an iteration
+
+    def __init__(self, settings: Settings, device: torch.device):
+        self.settings = settings
+        self.device = device
+        self.networks = make_ready(build_networks(settings), settings, device)
+        self.networks['locator'].no_side_is_up.fill_(settings.turn > 90)
+        self.optimizers = {'locator': torch.optim.AdamW(
+            self.networks['locator'].parameters(), settings.lr,
+            weight_decay=settings.weight_decay, fused=device.type in ('cpu', 'cuda'))}
+
+    @property
+    def mask_network(self):
+        """The network that makes the masks of disease pictures."""
+        return self.networks['locator']
+
+    @staticmethod
+    def schedule(progress: float) -> float:
+        """The learning rate's share of --lr: one cycle (Smith and Topin 2018). It rises for three
+        tenths of the run and falls for the others, along cosines."""
+        if progress < 0.3:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / 0.3)) / 2
+        return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+
+    def step(self, batch: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
+        """One iteration; the weighted losses by name, and the share of disease pictures' places
+        with evidence of disease as `mask_share`. `batch` holds A and B, img_ch×H×W in [-1, 1]."""
+        settings, locator = self.settings, self.networks['locator']
+        locator.train()
+        disease = len(batch['A'])
+        image = torch.cat([batch['A'], batch['B']])
+        draws = Draws(seeded((settings.seed, iteration, 1)), len(image))
+        if settings.augment:
+            image = recolour(change_pose(image, draws, settings.turn), draws)
+        if settings.blur:
+            image = blur_some(image, draws)
+        image = image.contiguous(memory_format=torch.channels_last)
+
+        with autocast(settings, self.device):
+            evidence = locator(image)
+        of_disease, of_normal = evidence[:disease], evidence[disease:]
+        terms = {'image_label': (losses.image_label(of_disease, True)
+                                 + losses.image_label(of_normal, False)) / 2,
+                 'normal': settings.normal_weight * losses.no_evidence(of_normal)}
+        total = sum(terms.values())
+        optimizer = self.optimizers['locator']
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+        locator.normal_level.lerp_(of_normal.detach().float().median(), 1 - self.LEVEL_MEMORY)
+        terms['mask_share'] = (of_disease.detach() > 0).float().mean()
+        return {name: value.detach() for name, value in {'total': total, **terms}.items()}
+
+    def sheet_column(self, image: Tensor, mask: Tensor | None = None) -> dict:
+        """What a sheet shows of one picture 1×img_ch×H×W."""
+        made = self.mask_network.predict_mask(image)
+        return {'image': pictures.from_tensor(image[0]),
+                'evidence': pictures.from_heatmap(to_array(made.heatmap[0, 0])),
+                'location': pictures.from_mask(to_array(made.mask[0, 0]))}
