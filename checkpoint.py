@@ -32,6 +32,7 @@ class Checkpoint:
     settings: dict  # fields of Settings, at least those of the architecture
     iteration: int = 0
     best_ja: float | None = None  # best JA on val until then, percent
+    best_score: float | None = None  # without val labels: best label-free score, percent
     optimizers: dict = field(default_factory=dict)  # generators, discriminators -> state dict
     random_state: dict = field(default_factory=dict)
 
@@ -180,6 +181,7 @@ def read(path: Path) -> Checkpoint:
             raise UserError(f'{path}: does not say its iteration; damaged')
         checkpoint = Checkpoint(path, states, _checked_settings(path, content.get('settings')),
                                 content['iteration'], content.get('best_ja'),
+                                content.get('best_score'),
                                 content.get('optimizers', {}), content.get('random_state', {}))
     else:
         architecture = _read_off_architecture(path, states)
@@ -252,7 +254,7 @@ def file_name(dataset: str, iteration: int) -> str:
 
 
 def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteration: int,
-         best_ja: float | None, optimizers: dict) -> None:
+         best_ja: float | None, best_score: float | None, optimizers: dict) -> None:
     """Write everything a run needs to go on."""
     random_state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -261,7 +263,7 @@ def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteratio
         'format': FORMAT,
         **{name: network.state_dict() for name, network in networks.items()},
         'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-        'iteration': iteration, 'best_ja': best_ja, 'settings': settings.of_the_run(),
+        'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score, 'settings': settings.of_the_run(),
         'random_state': random_state}, path)
 
 

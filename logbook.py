@@ -66,6 +66,8 @@ class TrainingLog:
         self.sheet_folder = make_folder(result_folder / f'img{stage}')
         self.losses = CsvLog(folder / 'losses.csv', loss_names, start)
         self.val = CsvLog(folder / 'val.csv', list(FIGURES), start)
+        self.score = None  # opened where there are scores
+        self.score_place = folder / 'score.csv', ['score'], start
         self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def add_losses(self, iteration: int, losses: dict[str, float]) -> None:
@@ -83,6 +85,15 @@ class TrainingLog:
             self.board.add_scalar(f'val/{name}', value, iteration)
         self.flush()
 
+    def add_score(self, iteration: int, score: float) -> None:
+        """The label-free score, percent."""
+        if not self.writes:
+            return
+        self.score = self.score or CsvLog(*self.score_place)
+        self.score.write(iteration, {'score': score})
+        self.board.add_scalar('val/label-free score', score, iteration)
+        self.flush()
+
     def add_sheet(self, iteration: int, rows: dict[str, list[np.ndarray]]) -> None:
         """`A2B_<7 digits>.png`: the rows under each other."""
         sheet = pictures.sheet(rows)
@@ -95,6 +106,8 @@ class TrainingLog:
             return
         self.losses.flush()
         self.val.flush()
+        if self.score:
+            self.score.flush()
         self.board.flush()
 
     def close(self) -> None:
@@ -102,4 +115,6 @@ class TrainingLog:
             return
         self.losses.close()
         self.val.close()
+        if self.score:
+            self.score.close()
         self.board.close()

@@ -43,8 +43,9 @@ FLAGS = {
                             "networks to start training from (test's own choice: best.pt of the "
                             'run, else its newest, else for stage 1 the newest of model/); for '
                             'val several, of one folder (its own choice: all of the run)'),
-        ('teacher', str, "stage 2: the stage-1 checkpoint whose masks it starts from (its own "
-                         'choice: syn_* folders of the data set, else what test would take)'),
+        ('teacher', str, "stage 1: the stage-0 checkpoint that locates; stage 2: the checkpoint of "
+                         'stage 1 (or 0) whose masks it starts from (its own choice: for stage 2 '
+                         'syn_* folders of the data set; else the best of the stage before)'),
         ('resume', boolean, 'train: go on from the newest checkpoint of the run'),
     ],
     'networks': [
@@ -105,7 +106,7 @@ FLAGS = {
     ],
     'post-processing': [
         ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'fit', 'none'),
-         'how a mask becomes a segmentation; auto: what val chose, else otsu; threshold: above one '
+         'how a mask becomes a segmentation; auto: what val chose, else with --fit fit, else otsu; threshold: above one '
          'half; fit: otsu, cleaned as a target is, its outline moved to where the picture changes; '
          'none: soft masks alone'),
         ('crf_t', float, "exponent t of the CRF's background score (1 − mask)^t; 0: what val "
@@ -136,35 +137,28 @@ FLAGS = {
 
 def default_text(name: str) -> str:
     """The default of a flag as help shows it, with the presets that differ from it."""
-    if name == 'dataset':
-        return 'phantom'
-    if name == 'generation':
-        return 'first'
-    if name == 'checkpoint':
-        return 'none'
-    if name == 'scheme':
-        return 'student'
-    if name not in presets.DEFAULTS:
-        value = presets.Settings.__dataclass_fields__[name].default
-        text = 'none' if value == '' else str(value)
-        return text + student_text(name)
-    first, second = presets.DEFAULTS[name]
-    text = f'{first}' if first == second else f'{first}; second generation {second}'
-    for (generation, dataset), values in presets.DATASET_DEFAULTS.items():
-        if name in values:
-            text += f'; {dataset}, {generation} {values[name]}'
+    fixed = {'dataset': 'phantom', 'generation': 'first', 'checkpoint': 'none', 'recipe': 'ours',
+             'scheme': 'student', 'stage': 'to train, all one after the other; else the one '
+                                           'trained last'}
+    if name in fixed:
+        return fixed[name]
+    field = presets.Settings.__dataclass_fields__[name].default
+
+    def value(generation='first', dataset='any', phase='train', scheme='published', recipe='ours'):
+        return presets.preset(generation, dataset, phase, scheme, recipe).get(name, field)
+
+    usual = value()
+    others = {'second generation': value('second'), 'stage 0': value(scheme='locator'),
+              'student': value(scheme='student'), 'published': value(recipe='published')}
+    for dataset in ('ISIC', 'phantom'):
+        for words, scheme in (('', 'published'), (', stage 0', 'locator'), (', student', 'student')):
+            own = value(dataset=dataset, scheme=scheme)
+            if own not in (value(scheme=scheme), value(dataset=dataset) if words else None):
+                others[dataset + words] = value(dataset=dataset, scheme=scheme)
     if name == 'batch_size':
-        text += f'; test {presets.TEST_BATCH_SIZE}'
-    return text + student_text(name)
-
-
-def student_text(name: str) -> str:
-    """The defaults of a student, where they are others."""
-    text = f'; student {presets.STUDENT_DEFAULTS[name]}' if name in presets.STUDENT_DEFAULTS else ''
-    for dataset, values in presets.STUDENT_DATASET_DEFAULTS.items():
-        if name in values:
-            text += f'; {dataset}, student {values[name]}'
-    return text
+        others['test'] = value(phase='test')
+    return '; '.join(['none' if usual == '' else str(usual),
+                      *(f'{words} {other}' for words, other in others.items() if other != usual)])
 
 
 class Parser(argparse.ArgumentParser):

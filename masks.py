@@ -140,6 +140,17 @@ def resize_picture(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
+def settings_of_network(source: checkpoints.Checkpoint, ours: Settings) -> Settings:
+    """How a network of an earlier stage runs: its own shape, with this run's data, device, flips."""
+    saved = {name: value for name, value in source.settings.items() if name in ARCHITECTURE_FIELDS}
+    stage = source.settings.get('stage', 1)
+    flips = ours.flips and stage > 0  # a locator looks at them anyway
+    return resolve({'phase': 'pseudo_mask', 'stage': stage, 'dataset': ours.dataset,
+                    'data_root': ours.data_root, 'flips': flips, 'amp': ours.amp,
+                    'compile': ours.compile, 'num_workers': ours.num_workers}, saved,
+                   str(source.path))
+
+
 # ------------------------------------------------------------------------------- the teacher
 
 
@@ -159,7 +170,7 @@ class Teacher:
         if file:
             self.checkpoint = checkpoints.read(file)
             stage = self.checkpoint.settings.get('stage', 1)
-            wanted = (0,) if settings.stage == 1 else (0, 1)
+            wanted = (0,) if settings.is_located else (0, 1)
             if stage not in wanted:
                 raise UserError(f'{file}: of stage {stage}; the teacher has to be a checkpoint of '
                                 f'stage {" or ".join(map(str, wanted))}')
@@ -190,18 +201,8 @@ class Teacher:
 
     def _recipe(self):
         return {'teacher': checkpoints.fingerprint(self.checkpoint),
-                'flips': self.settings.flips, 'img_size': list(self._teacher_settings().size)}
-
-    def _teacher_settings(self) -> Settings:
-        """How the teacher runs: its own networks, this run's data, device and flips."""
-        ours = self.settings
-        saved = {name: value for name, value in self.checkpoint.settings.items()
-                 if name in ARCHITECTURE_FIELDS}
-        flips = ours.flips and self.prefix == 'syn'  # a locator looks at all of them anyway
-        return resolve({'phase': 'pseudo_mask', 'stage': self.checkpoint.settings.get('stage', 1),
-                        'dataset': ours.dataset, 'data_root': ours.data_root, 'flips': flips,
-                        'amp': ours.amp, 'compile': ours.compile,
-                        'num_workers': ours.num_workers}, saved, str(self.checkpoint.path))
+                'flips': settings_of_network(self.checkpoint, self.settings).flips,
+                'img_size': list(settings_of_network(self.checkpoint, self.settings).size)}
 
     def _made_before(self, folder, paths):
         try:
@@ -212,7 +213,7 @@ class Teacher:
                 and all((folder / f'{path.stem}.png').is_file() for path in paths))
 
     def _make(self, folder, paths):
-        settings = self._teacher_settings()
+        settings = settings_of_network(self.checkpoint, self.settings)
         if self._network is None:
             self._network = mask_network(self.checkpoint, settings, self.device)
         part = folder.with_name(f'.{folder.name}.part')
@@ -247,7 +248,7 @@ def choose_teacher(settings: Settings, run_folder: Path | None = None) -> Path |
         return Path(settings.teacher)
     if run_folder and (run_folder / 'teacher.pt').is_file():
         return run_folder / 'teacher.pt'
-    if settings.stage == 1:
+    if settings.is_located:
         return checkpoints.choose_for_test(settings.result_folder, settings.dataset, stage=0)
     if any((settings.data_folder / f'syn_{split}').is_dir() for split in SPLITS):
         return None

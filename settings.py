@@ -98,7 +98,6 @@ LOCATOR_DATASET_DEFAULTS = {
     'phantom': {'iteration': 200},
 }
 
-DEFAULT_RULE = 'otsu'  # ours: a student that is unsure stays below one half, but parts well
 
 TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
 
@@ -188,7 +187,7 @@ class Settings(Architecture):
     stage: int = 1
     recipe: str = 'ours'  # or published
     seed: int = 0
-    postprocess: str = 'auto'  # what val chose for the checkpoint, else DEFAULT_RULE
+    postprocess: str = 'auto'  # what val chose for the checkpoint, else default_rule
     crf_t: float = 0.0  # the CRF's background exponent; 0: what val chose, else 1
     flips: bool = False  # average masks over the four flips of a picture
     location_weight: float = 0.0  # stage 1: masks of disease pictures against the locator's
@@ -257,6 +256,17 @@ class Settings(Architecture):
         for name in names:
             if getattr(self, name) > most:
                 raise UserError(f'--{name} {getattr(self, name)}: has to be at most {most}')
+
+    @property
+    def is_located(self) -> bool:
+        """Whether this trains stage 1 with the locator of stage 0 as the mask's teacher."""
+        return self.phase == 'train' and self.stage == 1 and self.location_weight > 0
+
+    @property
+    def default_rule(self) -> str:
+        """Post-processing where val has not chosen; not one half, since an unsure network stays
+        below it, but parts well."""
+        return 'fit' if self.fit else 'otsu'
 
     @property
     def run_folder(self) -> Path:

@@ -15,15 +15,17 @@ import selection
 from label_transfer import LabelTransfer
 from locator import Locating
 from logbook import TrainingLog, set_earlier_run_aside
-from masks import SPLITS, Teacher, choose_teacher, mask_network, soft_masks
+from masks import (SPLITS, Teacher, choose_teacher, mask_network, settings_of_network,
+                   soft_masks)
 from metrics import five_figures, mean_figures
 from postprocess import LOOK_AT_THE_PICTURE, clear_corners, segment, worker_pool
 from results import ResultFolder
-from settings import DEFAULT_RULE, Settings
+from settings import Settings
 from student import Student
-from utils import UserError, bar_interval, make_folder, pick_device, set_seed
+from utils import UserError, bar_interval, make_folder, pick_device, set_seed, spread
 
 SHEET_PICTURES = 4  # pictures a sheet shows of trainA, and as many of val
+SCORED_PICTURES = 32  # of either folder that the label-free score looks at
 COLLAPSED = {'empty': (0, 0.005), 'full': (0.9, 1)}  # mean mask of disease pictures, from … to
 
 
@@ -44,7 +46,9 @@ class Trainer:
         set_seed(settings.seed)
         self.learner = None  # LabelTransfer or Student
         self.iteration = 0
-        self.best_ja = None
+        self.best_ja = None  # best JA on val, percent
+        self.best_score = None  # where val has no labels: best label-free score, percent
+        self.label_free = None  # what gives that score, and the pictures it looks at
         self.last_saved = None  # path of the newest checkpoint of this run
         self.mask_share = None  # running mean of the masks of disease pictures
         self.collapsed = ''  # how it has collapsed, if it has
@@ -77,6 +81,8 @@ class Trainer:
             # so that the folder can be tested on its own
             checkpoints.write_test_part(teacher.checkpoint, folder / 'teacher.pt', half=False)
 
+        if not val_cases:
+            self._prepare_label_free_score(teacher, train_pictures)
         log = TrainingLog(settings.result_folder, settings.stage, self.iteration,
                           [*self.learner.LOSSES, 'mask_share'], writes=parallel.is_first())
         shown = [(train_pictures['A'][:SHEET_PICTURES], train_masks),
@@ -100,7 +106,7 @@ class Trainer:
                 if parallel.is_first() and (last or self.iteration % settings.print_freq == 0):
                     log.add_sheet(self.iteration, self._sheet(shown))
                 if last or self.iteration % settings.save_freq == 0:
-                    self._score_and_save(folder, val_cases, val_masks, log)
+                    self._score_and_save(folder, val_cases, val_masks, train_masks, log)
         finally:
             bar.close()
             batches.close()
@@ -111,7 +117,9 @@ class Trainer:
         """Training pictures by domain, the store they are read from, and val cases, all of which
         can be read."""
         settings = self.settings
-        for flag in ('batch_size', 'normal_batch')[:2 if settings.scheme == 'student' else 1]:
+        shared = {'locator': (), 'published': ('batch_size',),
+                  'student': ('batch_size', 'normal_batch')}
+        for flag in shared[settings.scheme]:
             parallel.check_divisible(flag, getattr(settings, flag))
         pictures = dataset.training_pictures(settings.data_folder)
         val_cases = dataset.validation_cases(settings.data_folder)
@@ -123,7 +131,7 @@ class Trainer:
     def _teacher(self, run_folder: Path | None, needed: bool = True) -> Teacher | None:
         """The network of the stage before, whose masks this stage uses; none where it uses none.
         Where it is not `needed`, none if it cannot be had."""
-        if self.settings.stage < 2 and not self._located:
+        if self.settings.stage < 2 and not self.settings.is_located:
             return None
         try:
             teacher = Teacher(self.settings, choose_teacher(self.settings, run_folder), self.device)
@@ -132,19 +140,14 @@ class Trainer:
                 raise
             print('no stage-1 network at hand, so its masks are not shown beside the student\'s')
             return None
-        print(f'{"locations" if self._located else "stage-1 masks"}: {teacher.origin}')
+        print(f'{"locations" if self.settings.is_located else "stage-1 masks"}: {teacher.origin}')
         return teacher
-
-    @property
-    def _located(self) -> bool:
-        """Whether this is stage 1 taught by the locator of stage 0."""
-        return self.settings.stage == 1 and self.settings.location_weight > 0
 
     def _stage_1_masks(self, teacher, val_cases):
         """The mask files of trainA and of val by the pictures' stems; None where none is needed."""
         if teacher is None:
             return None, None
-        return teacher.masks('trainA'), teacher.masks('valA') if val_cases and not self._located else None
+        return teacher.masks('trainA'), teacher.masks('valA') if val_cases else None
 
     def _prepare_learner(self, start_from):
         kind = {'locator': Locating, 'published': LabelTransfer, 'student': Student}
@@ -172,6 +175,7 @@ class Trainer:
                             '--resume') from None
         self.iteration = start_from.iteration
         self.best_ja = start_from.best_ja
+        self.best_score = start_from.best_score
         self.last_saved = start_from.path
 
     def _set_learning_rate(self):
@@ -232,7 +236,38 @@ class Trainer:
                         rows.setdefault(name, []).append(picture)
         return rows
 
-    def _score_and_save(self, folder: Path, val_cases, val_masks, log) -> None:
+    def _prepare_label_free_score(self, teacher, pictures) -> None:
+        """Without val labels a locator, where there is one, tells good checkpoints from bad."""
+        settings = self.settings
+        if settings.stage == 0:
+            return
+        try:
+            locator = (teacher.checkpoint if self.settings.is_located else checkpoints.read(
+                checkpoints.choose_for_test(settings.result_folder, settings.dataset, stage=0)))
+        except UserError:
+            print('no labels in val and no locator of stage 0, so the newest checkpoint counts as '
+                  'the best')
+            return
+        own = settings_of_network(locator, settings)
+        score = selection.LabelFreeScore(mask_network(locator, own, self.device), own.size,
+                                         self.device)
+        score.learn_normal(spread(pictures['B'], SCORED_PICTURES))
+        self.label_free = score, spread(pictures['A'], SCORED_PICTURES)
+
+    def _label_free_score(self, train_masks) -> float:
+        """Mean score of the network in training over disease pictures of trainA, percent."""
+        self.learner.networks.eval()
+        score, paths = self.label_free
+
+        def score_of(soft):
+            image = np.asarray(dataset.read_picture(soft.path))
+            return score(soft.path, self._segmentation(soft.mask, self.settings.default_rule, image, 1))
+
+        made = soft_masks(self.learner.mask_network, parallel.my_share(paths), self.settings,
+                          self.device, self._companions(train_masks), finish=score_of)
+        return float(np.mean(parallel.gather(list(made))))
+
+    def _score_and_save(self, folder: Path, val_cases, val_masks, train_masks, log) -> None:
         settings = self.settings
         improved = False
         if val_cases:
@@ -244,11 +279,19 @@ class Trainer:
             tqdm.write(f'iteration {self.iteration}: val '
                        + ' '.join(f'{name} {value:.1f}' for name, value in figures.items())
                        + (' (best so far)' if improved else ''))
+        elif self.label_free:
+            score = self._label_free_score(train_masks)
+            log.add_score(self.iteration, score)
+            improved = self.best_score is None or score > self.best_score
+            if improved:
+                self.best_score = score
+            tqdm.write(f'iteration {self.iteration}: label-free score {score:.1f}'
+                       + (' (best so far)' if improved else ''))
         log.flush()
         path = folder / checkpoints.file_name(settings.dataset, self.iteration)
         if parallel.is_first():
             checkpoints.save(path, self.learner.networks, settings, self.iteration, self.best_ja,
-                             self.learner.optimizers)
+                             self.best_score, self.learner.optimizers)
             if improved:
                 checkpoints.mark_best(path)
             checkpoints.prune(folder, settings.dataset, settings.keep)
@@ -260,7 +303,7 @@ class Trainer:
         settings = self.settings
         rule, exponent = self._rule(None)
         if rule == 'none':
-            rule = DEFAULT_RULE
+            rule = settings.default_rule
 
         def figures(soft):
             case = by_path[soft.path]
@@ -294,7 +337,7 @@ class Trainer:
         settings, chosen = self.settings, chosen or {}
         rule, exponent = settings.postprocess, settings.crf_t
         if rule == 'auto':
-            rule = chosen.get('rule', DEFAULT_RULE)
+            rule = chosen.get('rule', settings.default_rule)
         return rule, exponent or chosen.get('crf_t') or 1
 
     def val(self, sources: list[tuple[checkpoints.Checkpoint, Settings]]) -> None:
@@ -353,7 +396,7 @@ class Trainer:
         rule, exponent = self._rule(selection.stored_choice(source))
         # a student needs no teacher; its masks are shown beside the student's
         is_student = settings.scheme == 'student'
-        teacher = (None if is_student and not settings.pictures
+        teacher = (None if settings.stage < 2 or is_student and not settings.pictures
                    else self._teacher(source.path.parent, needed=not is_student))
         stage_1_masks = teacher.masks('testA') if teacher else None
 
@@ -414,7 +457,7 @@ class Trainer:
     def _translate_normal(self, source, results) -> None:
         """testB through genB2A into translated_B/."""
         settings = self.settings
-        if settings.scheme == 'student' or not (settings.data_folder / 'testB').is_dir():
+        if settings.scheme != 'published' or not (settings.data_folder / 'testB').is_dir():
             return
         if 'genB2A' not in source.networks:
             print('no translations of testB: the checkpoint holds no genB2A')

@@ -81,6 +81,11 @@ def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
                 future.cancel()
 
 
+def spread(items: list, count: int) -> list:
+    """At most `count` of the items, evenly spread."""
+    return items[::-(-len(items) // count)] if items else items
+
+
 def bar_interval() -> float:
     """Seconds between two updates of a progress bar: often for a person, seldom in a log file."""
     return 0.1 if sys.stderr.isatty() else 15

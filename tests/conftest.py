@@ -1,7 +1,10 @@
 """Small data sets, and the program as a user runs it."""
+import io
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / 'benchmarks'))  # published.py
 
+import main  # noqa: E402
 import settings  # noqa: E402
 
 torch.set_num_threads(2)
@@ -69,6 +73,29 @@ def command(*arguments, cwd=PROJECT):
     """Run `python main.py …` and return what came of it."""
     return subprocess.run([sys.executable, str(PROJECT / 'main.py'), *map(str, arguments)],
                           cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+class Places:
+    """A data set and a result folder, and the program run on them."""
+
+    def __init__(self, data_root, tmp_path):
+        self.data = data_root / 'Tiny'
+        self.results = tmp_path / 'results' / 'Tiny'
+        self.flags = ['--dataset', 'Tiny', '--data_root', data_root, '--result_dir',
+                      tmp_path / 'results', '--device', 'cpu', '--num_workers', 0]
+
+    def run(self, *arguments):
+        """As `command`, but in this process, which saves the seconds that torch takes to start."""
+        line = ['main.py', *(str(text) for text in (*self.flags, *arguments))]
+        out, err = io.StringIO(), io.StringIO()
+        with mock.patch('sys.argv', line), redirect_stdout(out), redirect_stderr(err):
+            code = main.main()
+        return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
+
+    def done(self, *arguments):
+        result = self.run(*arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
 
 def same(one, other):

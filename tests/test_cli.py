@@ -102,14 +102,14 @@ def test_resume_goes_on_as_if_never_stopped(places, tmp_path):
     whole = torch.load(last, weights_only=True)
     last.unlink()  # as if the run had been killed after its checkpoint at iteration 2
     resumed = command('--dataset', 'Tiny', *places, '--device', 'cpu', '--num_workers', 2,
-                      '--resume', 'True')
+                      '--stage', 1, '--resume', 'True')
     assert resumed.returncode == 0, resumed.stderr
     again = torch.load(last, weights_only=True)
     for key in whole.keys() - {'random_state'}:
         assert same(whole[key], again[key]), key
     with open(tmp_path / 'results' / 'Tiny' / 'log1' / 'losses.csv') as file:
         assert [row[0] for row in csv.reader(file)] == ['iteration', '1', '2', '3', '4']
-    done = command('--dataset', 'Tiny', *places, '--device', 'cpu', '--resume')
+    done = command('--dataset', 'Tiny', *places, '--device', 'cpu', '--stage', 1, '--resume')
     assert done.returncode == 0 and 'already is at iteration 4' in done.stdout
 
 
@@ -226,6 +226,6 @@ def test_a_loss_that_is_no_number_stops_the_run(places, tmp_path):
 
 def test_flags_that_contradict_a_resumed_run(places):
     assert command(*RUN, *places, '--iteration', 2).returncode == 0
-    flags = ['--dataset', 'Tiny', *places, '--resume', '--device', 'cpu', '--iteration', 4]
+    flags = ['--dataset', 'Tiny', *places, '--stage', 1, '--resume', '--device', 'cpu', '--iteration', 4]
     assert_one_line_error(command(*flags, '--n_res', 2), '--n_res 2', 'n_res 1')
     assert_one_line_error(command(*flags, '--checkpoint', 'x.pt'), '--checkpoint', '--resume')

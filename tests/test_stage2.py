@@ -1,10 +1,6 @@
 """Stage 2, val and pseudo masks as a user runs them."""
-import io
 import json
 import shutil
-import subprocess
-from contextlib import redirect_stderr, redirect_stdout
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,8 +8,7 @@ import torch
 from PIL import Image
 
 import checkpoint as checkpoints
-import main
-from conftest import TINY, STAGE_1, TINY_FLAGS, assert_one_line_error, command, same
+from conftest import STAGE_1, TINY, TINY_FLAGS, Places, assert_one_line_error, command, same
 from masks import Teacher, average_over_flips, mask_network
 from networks import MaskPrediction
 from settings import Architecture, resolve
@@ -21,29 +16,6 @@ from test_checkpoint import authors_file
 from trainer import Trainer
 
 RUN = [*TINY_FLAGS, *STAGE_1, '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
-
-
-class Places:
-    """A data set and a result folder, and the program run on them."""
-
-    def __init__(self, data_root, tmp_path):
-        self.data = data_root / 'Tiny'
-        self.results = tmp_path / 'results' / 'Tiny'
-        self.flags = ['--dataset', 'Tiny', '--data_root', data_root, '--result_dir',
-                      tmp_path / 'results', '--device', 'cpu', '--num_workers', 0]
-
-    def run(self, *arguments):
-        """As `command`, but in this process, which saves the seconds that torch takes to start."""
-        line = ['main.py', *(str(text) for text in (*self.flags, *arguments))]
-        out, err = io.StringIO(), io.StringIO()
-        with mock.patch('sys.argv', line), redirect_stdout(out), redirect_stderr(err):
-            code = main.main()
-        return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
-
-    def done(self, *arguments):
-        result = self.run(*arguments)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
 
 
 @pytest.fixture
@@ -93,7 +65,7 @@ def test_the_whole_way_with_a_student(stage_1):
     for folder in ('trainA', 'trainB', 'testA', 'test'):
         (stage_1.data / 'aside' / folder).rename(stage_1.data / folder)
     table = [line for line in out.splitlines() if line.startswith('Tiny_params_')]
-    assert len(table) == 2 * (3 + 8)  # checkpoints × (three rules + the CRF with eight t)
+    assert len(table) == 2 * (4 + 8)  # checkpoints × (four rules + the CRF with eight t)
     column = [float(line.split()[-5]) for line in table]
     assert column == sorted(column, reverse=True)
     val = json.loads((run / 'val.json').read_text())
