@@ -56,8 +56,8 @@ class LabelTransfer:
         companions = self._companions(batch)
         self.lesion = None
         if self.settings.stage == 1 and 'mask' in batch:
-            self.lesion = torch.from_numpy(np.stack(teaching_targets(
-                batch['mask'], batch['A'], self.settings))[:, None]).float().to(self.device)
+            self.lesion = torch.from_numpy(np.stack(self._located(
+                batch['mask'], batch['A']))[:, None]).float().to(self.device)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         # One direction after the other: every loss is a sum over the two, and only one direction's
@@ -92,6 +92,11 @@ class LabelTransfer:
         for judge in judges:
             judge.requires_grad_(True)
         return terms | {name: part.detach() for name, part in parts.items()}, translated
+
+    def _located(self, masks, images) -> list[np.ndarray]:
+        """What the locator's masks teach. Not fitted to the pictures: stage 2 does that, and done
+        twice it makes lesions too small."""
+        return teaching_targets(masks, images, self.settings.component, fit=False)
 
     def _companions(self, batch) -> dict[str, Tensor]:
         """The second picture of a first-generation generator by domain: for A in stage 2 its
@@ -179,7 +184,7 @@ class LabelTransfer:
             inputs.append(as_companion(mask, self.settings.img_ch))
             column['stage-1 mask'] = pictures.from_tensor(mask[0])
         elif mask is not None:
-            target, = teaching_targets(mask, image, self.settings)
+            target, = self._located(mask, image)
             column['location'] = pictures.from_tensor(mask[0])
             column['target'] = pictures.from_mask(target.astype(np.float32))
         made = there(*inputs)

@@ -33,6 +33,7 @@ class Locating:
         self.device = device
         self.networks = make_ready(build_networks(settings), settings, device)
         self.networks['locator'].no_side_is_up.fill_(settings.turn > 90)
+        self.recent_loss = torch.full((), math.log(2), device=device)  # of image_label: guessing
         self.optimizers = {'locator': torch.optim.AdamW(
             self.networks['locator'].parameters(), settings.lr,
             weight_decay=settings.weight_decay, fused=device.type in ('cpu', 'cuda'))}
@@ -49,6 +50,12 @@ class Locating:
         if progress < 0.3:
             return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / 0.3)) / 2
         return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+
+    @staticmethod
+    def ramp(progress: float) -> float:
+        """How far normal places count: not at first, in full from half of the run on. Pressed down
+        from the start, evidence would vanish before any of it could tell the folders apart."""
+        return min(1, 2 * progress)
 
     def step(self, batch: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
         """One iteration; the weighted losses by name, and the share of disease pictures' places
@@ -69,15 +76,26 @@ class Locating:
         of_disease, of_normal = evidence[:disease], evidence[disease:]
         terms = {'image_label': (losses.image_label(of_disease, True)
                                  + losses.image_label(of_normal, False)) / 2,
-                 'normal': settings.normal_weight * losses.no_evidence(of_normal)}
+                 'normal': (settings.normal_weight * self.ramp(iteration / settings.iteration)
+                            * losses.no_evidence(of_normal))}
         total = sum(terms.values())
         optimizer = self.optimizers['locator']
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
+        self.recent_loss.lerp_(terms['image_label'].detach(), 1 - self.LEVEL_MEMORY)
         locator.normal_level.lerp_(of_normal.detach().float().median(), 1 - self.LEVEL_MEMORY)
         terms['mask_share'] = (of_disease.detach() > 0).float().mean()
         return {name: value.detach() for name, value in {'total': total, **terms}.items()}
+
+    def remark(self) -> str:
+        """What a user should know of a finished run, if anything."""
+        loss = float(self.recent_loss)
+        if loss < 0.5:
+            return ''
+        return (f'the locator hardly tells disease from normal pictures (loss {loss:.2f}; guessing '
+                f'has {math.log(2):.2f}), so do not rely on its masks: look at the sheets, and try '
+                'another --seed or a larger --iteration with --stage 0')
 
     def sheet_column(self, image: Tensor, mask: Tensor | None = None) -> dict:
         """What a sheet shows of one picture 1×img_ch×H×W."""

@@ -82,7 +82,7 @@ FLAGS = {
         ('component', ('central', 'large', 'all'),
          'components that stay in a target: the most central one, those of at least 0.3 of the '
          'largest, or all'),
-        ('fit', boolean, "move a target's outline to where the picture's colours change"),
+        ('fit', boolean, "stage 2: move a target's outline to where the picture's colours change"),
     ],
     'augmentation of stages 0 and 2': [
         ('turn', float, 'pictures are turned by up to this many degrees to either side; 180: no '

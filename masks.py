@@ -53,10 +53,10 @@ def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor) -
     return torch.stack(made).mean(0)
 
 
-def teaching_targets(masks: Tensor, images: Tensor, settings: Settings) -> list[np.ndarray]:
+def teaching_targets(masks: Tensor, images: Tensor, component: str, fit: bool) -> list[np.ndarray]:
     """H×W bool each: what soft masks B×1×H×W in [-1, 1] of pictures B×C×H×W teach."""
     return [teaching_target(to_bytes(to_array(mask[0] + 1) / 2), pictures.from_tensor(image),
-                            settings.component, settings.fit)
+                            component, fit)
             for mask, image in zip(masks, images)]
 
 

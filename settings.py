@@ -89,7 +89,7 @@ STUDENT_DATASET_DEFAULTS = {
 
 # Stage 0: the locator. All ours.
 LOCATOR_DEFAULTS = {
-    'ch': 16, 'img_size': 128, 'iteration': 600, 'batch_size': 8, 'lr': 3e-3, 'weight_decay': 1e-3,
+    'ch': 16, 'img_size': 128, 'iteration': 900, 'batch_size': 8, 'lr': 1e-3, 'weight_decay': 1e-3,
     'augment': True, 'print_freq': 100, 'save_freq': 100,
 }
 LOCATOR_DATASET_DEFAULTS = {
@@ -193,7 +193,7 @@ class Settings(Architecture):
     location_weight: float = 0.0  # stage 1: masks of disease pictures against the locator's
     normal_mask_weight: float = 0.0  # stage 1: cross entropy of an empty mask on normal pictures
     component: str = 'large'  # which components of a target stay: see postprocess.clean
-    fit: bool = False  # targets have their outline moved to where the picture's colours change
+    fit: bool = False  # stage 2: targets have their outline moved to where the colours change
     blur: bool = False  # stage 0: pictures are blurred at random
     turn: float = 15.0  # degrees, to either side, that augmentation turns pictures (stages 0, 2)
     # the student of stage 2

@@ -87,7 +87,8 @@ class Student:
     def targets(self, batch, iteration) -> tuple[Tensor, Tensor]:
         """Targets of the disease pictures and how far each pixel counts, B×1×H×W in [0, 1]."""
         settings = self.settings
-        targets = teaching_targets(batch['mask'], batch['A'], settings)
+        targets = teaching_targets(batch['mask'], batch['A'], settings.component,
+                                   settings.fit)
         weights = np.ones((len(targets), *settings.size), np.float32)
         if settings.renew_freq and iteration >= self.first_renewal:
             with autocast(settings, self.device):
@@ -130,7 +131,7 @@ class Student:
     def sheet_column(self, image: Tensor, mask: Tensor) -> dict:
         """What a sheet shows of one picture 1×img_ch×H×W and its stage-1 mask."""
         made = self.mask_network.predict_mask(image).mask
-        first, = teaching_targets(mask, image, self.settings)
+        first, = teaching_targets(mask, image, self.settings.component, self.settings.fit)
         return {'image': pictures.from_tensor(image[0]),
                 'stage-1 mask': pictures.from_tensor(mask[0]),
                 'first target': pictures.from_mask(first.astype(np.float32)),

@@ -112,6 +112,8 @@ class Trainer:
             batches.close()
             log.close()
         print(f'finished at iteration {self.iteration}; checkpoints are in {folder}')
+        if remark := getattr(self.learner, 'remark', str)():
+            print(remark)
 
     def _checked_data(self):
         """Training pictures by domain, the store they are read from, and val cases, all of which

@@ -28,7 +28,7 @@ from masks import mask_network, resize_map, soft_masks  # noqa: E402
 from metrics import FIGURES, five_figures, mean_figures, paired_bootstrap  # noqa: E402
 from postprocess import EXPONENTS, segment, to_bytes  # noqa: E402
 from selection import stored_choice  # noqa: E402
-from utils import pick_device  # noqa: E402
+from utils import pick_device, to_unit_range  # noqa: E402
 
 # name: (folder, flags of training); rows of one folder share a network
 PLAIN = ['--stage', '0', '--normal_weight', '0', '--blur', 'False', '--turn', '15']
@@ -118,16 +118,16 @@ class Place:
         return source, own, list(made)
 
     def activations(self, path, cases):
-        """A plain classifier's activations above 0 by their maximum, uint8."""
+        """A plain classifier's activations, stretched from their minimum to their maximum, uint8."""
         source = checkpoints.read(path)
         own = presets.resolve({'phase': 'test', 'dataset': self.name}, source.settings)
         network = mask_network(source, own, torch.device('cpu'))
         maps = []
         for batch in dataset.picture_batches([case.picture for case in cases], own, 1):
             with torch.inference_mode():
-                evidence = network(batch['image'])[0, 0].clamp(min=0).numpy()
+                evidence = to_unit_range(network(batch['image'])[0, 0].numpy())
             label = dataset.read_label(cases[len(maps)].label)
-            maps.append(to_bytes(resize_map(evidence / max(evidence.max(), 1e-6), label.shape[::-1])))
+            maps.append(to_bytes(resize_map(evidence, label.shape[::-1])))
         return maps
 
 

@@ -56,6 +56,7 @@ class Bench:
     def settings(self, generation='first', **changed):
         chosen = {'ch': self.arguments.ch, 'img_size': self.arguments.img_size, 'batch_size': 2,
                   'augment': False, 'generation': generation, 'dataset': 'phantom',
+                  'recipe': 'published',
                   'data_root': str(self.data_root), **changed}
         return resolve(chosen)
 
@@ -373,12 +374,13 @@ class Bench:
             for number in range(10_000):
                 os.link(drawn[number % len(drawn)], folder / 'many' / 'testA' / f'{number:05d}.png')
             flags = {'dataset': 'many', 'data_root': str(folder), 'result_dir': str(folder / 'out'),
-                     'ch': 8, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'device': str(self.device)}
+                     'ch': 8, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'recipe': 'published',
+                     'device': str(self.device)}
             settings = resolve(flags)
             checkpoint = Path(folder) / 'out' / 'many' / 'model1' / 'many_params_0000001.pt'
             checkpoint.parent.mkdir(parents=True)
             import checkpoint as checkpoints
-            checkpoints.save(checkpoint, build_networks(settings), settings, 1, None, {})
+            checkpoints.save(checkpoint, build_networks(settings), settings, 1, None, None, {})
             source = checkpoints.read(checkpoint)
             seen, stop = [], False
 

@@ -25,9 +25,9 @@ from postprocess import RULES, segment  # noqa: E402
 from selection import stored_choice  # noqa: E402
 from utils import pick_device  # noqa: E402
 
-METHODS = {'stage 1': ['--stage', '1'],
+METHODS = {'stage 1': ['--stage', '1', '--recipe', 'published'],
            'published': ['--stage', '2', '--scheme', 'published'],
-           'student': ['--stage', '2', '--scheme', 'student']}
+           'student': ['--stage', '2', '--scheme', 'student', '--recipe', 'published', '--turn', '180']}
 STAGE_1 = {  # the settings of the stage-1 benchmark
     'phantom': [],
     'ISIC': ['--ch', '16', '--img_size', '128', '--iteration', '600'],

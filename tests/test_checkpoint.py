@@ -102,7 +102,7 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path):
 def saved(tiny_settings, tmp_path):
     learner = LabelTransfer(tiny_settings(), torch.device('cpu'))
     path = tmp_path / 'Tiny_params_0000007.pt'
-    checkpoints.save(path, learner.networks, learner.settings, 7, 42.5, learner.optimizers)
+    checkpoints.save(path, learner.networks, learner.settings, 7, 42.5, None, learner.optimizers)
     return path, learner
 
 

@@ -98,6 +98,9 @@ def test_it_finds_what_only_disease_pictures_have():
     assert found[mask].mean() > 1.5 * found[~mask].mean()
     brightest = [mask[index].flat[one.argmax()] for index, one in enumerate(found)]
     assert np.mean(brightest) > 0.8
+    assert not learner.remark()
+    learner.recent_loss.fill_(0.6)
+    assert 'hardly tells' in learner.remark()
 
 
 def test_the_schedule_rises_and_falls_to_nothing():

@@ -33,7 +33,7 @@ def test_the_step_has_the_published_losses_and_gradients(generation, tiny_settin
     """Against the plain restatement of the published networks and procedure, on networks in
     evaluation mode: spectral norm's power iteration, which goes one step on with every call,
     stands still, so that both see the same networks."""
-    settings = tiny_settings(generation=generation, n_res=2)
+    settings = tiny_settings(generation=generation, n_res=2, recipe='published')
     learner = LabelTransfer(settings, torch.device('cpu'))
     learner.networks.double().eval()
     plain = published.build(settings).double().eval()

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import losses
-
-from networks import MaskPrediction, SegmentationNetwork
-from settings import Architecture
 from augmentation import Draws, change_pose, recolour
+from networks import MaskPrediction, SegmentationNetwork
+from postprocess import CORE, deeper_than
+from settings import Architecture
 from student import Student
 
 
@@ -138,15 +138,33 @@ def test_targets_before_and_after_the_warm_up(make_student):
     assert torch.equal(target[0], mask[0].roll(2, -1))
     assert torch.equal(target[1:], mask[1:])  # the guard keeps the stage-1 masks
     assert (weight == 1).all()
-    no_guard = make_student(warm_up=10, component='all', guard=0.0)
+    no_guard = make_student(warm_up=10, component='all', guard=0.0, fit=False)
     no_guard.networks['teacher'] = Fixed()
     assert no_guard.targets(batch, 10)[0][1:].sum() == 0
-    never = make_student(warm_up=10, renew_freq=0, component='all')
+    never = make_student(warm_up=10, renew_freq=0, component='all', fit=False)
     assert torch.equal(never.targets(batch, 40)[0], mask)
-    careful = make_student(warm_up=10, component='all', guard=0.3, confidence=0.9)
+    careful = make_student(warm_up=10, component='all', guard=0.3, confidence=0.9,
+                           fit=False)
     careful.networks['teacher'] = Fixed()
     _, weight = careful.targets(batch, 10)
     assert (weight[0] == 0).all() and (weight[1:] == 1).all()
+
+
+def test_a_fitted_target_keeps_the_core_of_the_first_one(make_student):
+    """Even when the teacher says that nothing is left of the lesion but a corner."""
+    learner = make_student(warm_up=10, component='all', guard=0.0)
+    image, mask = squares(3)
+    batch = batch_of(image, mask)
+    first, _ = learner.targets(batch, 9)
+
+    class Shrinking(torch.nn.Module):
+        def predict_mask(self, image):
+            return MaskPrediction(0.9 * mask * mask.roll((3, 3), (2, 3)))
+
+    learner.networks['teacher'] = Shrinking()
+    target, _ = learner.targets(batch, 10)
+    core = torch.from_numpy(np.stack([deeper_than(CORE, one[0].numpy() > 0) for one in first]))
+    assert core.any() and (target[:, 0].bool() & core).sum() == core.sum()
 
 
 def test_the_teacher_is_renewed_from_the_average_when_it_is_due(make_student):
