@@ -194,7 +194,7 @@ def choose_checkpoints(wanted: presets.Settings) -> list[Path]:
 
     given = [Path(path) for path in wanted.checkpoint]
     if wanted.phase == 'val':
-        given = [path for path in given if path.name != 'teacher.pt']  # of model2/*.pt
+        given = [path for path in given if path.name not in ('teacher.pt', 'locator.pt')]  # of model2/*.pt
         if len({path.parent.resolve() for path in given}) > 1:
             raise UserError('--checkpoint: val.json and best.pt are written beside the files, so '
                             'give files of one folder')

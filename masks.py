@@ -156,7 +156,8 @@ def settings_of_network(source: checkpoints.Checkpoint, ours: Settings) -> Setti
 
 class Teacher:
     """Masks of an earlier stage as files, `<folder>/<image stem>.png`, made where they are missing:
-    `location_<split>` of a locator, else `syn_<split>`.
+    `location_<split>` of a locator, else `syn_<split>`. A stage-1 network that a locator taught is
+    averaged with it: one has the better outlines, the other the better extent.
 
     They come from `file`, a checkpoint of stage 0 or 1; without one, from the folders
     `syn_<split>` that published data sets bring along.
@@ -167,6 +168,7 @@ class Teacher:
         self.device = device
         self.checkpoint = None
         self.prefix = 'syn'
+        self.locator = None  # the teacher of this teacher
         if file:
             self.checkpoint = checkpoints.read(file)
             stage = self.checkpoint.settings.get('stage', 1)
@@ -175,7 +177,22 @@ class Teacher:
                 raise UserError(f'{file}: of stage {stage}; the teacher has to be a checkpoint of '
                                 f'stage {" or ".join(map(str, wanted))}')
             self.prefix = 'syn' if stage else 'location'
+            self.locator = self._locator_beside(file) if stage else None
         self._network = None
+
+    def _locator_beside(self, file):
+        """The locator that taught a stage-1 network, from beside its file."""
+        path = file.with_name('locator.pt' if file.name == 'teacher.pt' else 'teacher.pt')
+        if self.checkpoint.settings.get('location_weight') and path.is_file():
+            return Teacher(self.settings, path, self.device)
+        return None
+
+    def keep_copies(self, folder: Path) -> None:
+        """Copies of the networks, so that the folder of a run can be tested on its own."""
+        if self.checkpoint:
+            checkpoints.write_test_part(self.checkpoint, folder / 'teacher.pt', half=False)
+        if self.locator:
+            checkpoints.write_test_part(self.locator.checkpoint, folder / 'locator.pt', half=False)
 
     @property
     def origin(self) -> str:
@@ -196,11 +213,12 @@ class Teacher:
             return {path.stem: by_stem[path.stem] for path in paths}
         folder = self.settings.result_folder / f'{self.prefix}_{split}'
         if not self._made_before(folder, paths):
-            self._make(folder, paths)
+            self._make(split, folder, paths)
         return {path.stem: folder / f'{path.stem}.png' for path in paths}
 
     def _recipe(self):
         return {'teacher': checkpoints.fingerprint(self.checkpoint),
+                'locator': self.locator and checkpoints.fingerprint(self.locator.checkpoint),
                 'flips': settings_of_network(self.checkpoint, self.settings).flips,
                 'img_size': list(settings_of_network(self.checkpoint, self.settings).size)}
 
@@ -212,8 +230,9 @@ class Teacher:
         return (recipe == self._recipe()
                 and all((folder / f'{path.stem}.png').is_file() for path in paths))
 
-    def _make(self, folder, paths):
+    def _make(self, split, folder, paths):
         settings = settings_of_network(self.checkpoint, self.settings)
+        locations = self.locator and self.locator.masks(split)
         if self._network is None:
             self._network = mask_network(self.checkpoint, settings, self.device)
         part = folder.with_name(f'.{folder.name}.part')
@@ -223,7 +242,11 @@ class Teacher:
         parallel.wait()
 
         def save(made):
-            Image.fromarray(made.mask).save(part / f'{made.path.stem}.png', compress_level=1)
+            mask = made.mask
+            if locations:
+                with Image.open(locations[made.path.stem]) as location:
+                    mask = np.mean([mask, np.asarray(location)], 0).round().astype(np.uint8)
+            Image.fromarray(mask).save(part / f'{made.path.stem}.png', compress_level=1)
 
         mine = parallel.my_share(paths)
         for _ in tqdm(soft_masks(self._network, mine, settings, self.device, finish=save),

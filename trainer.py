@@ -77,9 +77,8 @@ class Trainer:
         parallel.wait()
         make_folder(folder)
         train_masks, val_masks = self._stage_1_masks(teacher, val_cases)
-        if teacher and teacher.checkpoint and parallel.is_first():
-            # so that the folder can be tested on its own
-            checkpoints.write_test_part(teacher.checkpoint, folder / 'teacher.pt', half=False)
+        if teacher and parallel.is_first():
+            teacher.keep_copies(folder)
 
         if not val_cases:
             self._prepare_label_free_score(teacher, train_pictures)
@@ -300,24 +299,26 @@ class Trainer:
         self.last_saved = path
 
     def _score(self, cases: list[dataset.Case], stage_1_masks) -> dict[str, float]:
-        """Mean of the five figures of the network in training over labelled cases, percent."""
+        """Mean of the five figures of the network in training over labelled cases, percent. Where
+        the user names no rule of post-processing, the better of Otsu's and, with --fit, fit."""
         self.learner.networks.eval()
         settings = self.settings
-        rule, exponent = self._rule(None)
-        if rule == 'none':
-            rule = settings.default_rule
+        rules = [settings.postprocess]
+        if settings.postprocess in ('auto', 'none'):
+            rules = ['otsu', 'fit'] if settings.fit else ['otsu']
 
         def figures(soft):
             case = by_path[soft.path]
-            image = (np.asarray(dataset.read_picture(case.picture))
-                     if rule in LOOK_AT_THE_PICTURE else None)
-            segmentation = self._segmentation(soft.mask, rule, image, exponent)
-            return five_figures(segmentation, dataset.read_label(case.label))
+            image, label = np.asarray(dataset.read_picture(case.picture)), dataset.read_label(case.label)
+            return [five_figures(self._segmentation(soft.mask, rule, image, settings.crf_t or 1), label)
+                    for rule in rules]
 
         by_path = {case.picture: case for case in parallel.my_share(cases)}
-        rows = list(soft_masks(self.learner.mask_network, list(by_path), settings, self.device,
-                               self._companions(stage_1_masks), finish=figures))
-        return mean_figures(parallel.gather(rows))
+        rows = parallel.gather(list(soft_masks(
+            self.learner.mask_network, list(by_path), settings, self.device,
+            self._companions(stage_1_masks), finish=figures)))
+        means = [mean_figures(of_rule) for of_rule in zip(*rows)]
+        return max(means, key=lambda mean: mean['JA'])
 
     # ----------------------------------------------------------------------- scoring and test
 
