@@ -32,7 +32,7 @@ class Locating:
         self.settings = settings
         self.device = device
         self.networks = make_ready(build_networks(settings), settings, device)
-        self.networks['locator'].no_side_is_up.fill_(settings.turn > 90)
+        self.networks['locator'].no_side_is_up.fill_(settings.no_side_is_up)
         self.recent_loss = torch.full((), math.log(2), device=device)  # of image_label: guessing
         self.optimizers = {'locator': torch.optim.AdamW(
             self.networks['locator'].parameters(), settings.lr,

@@ -82,6 +82,8 @@ FLAGS = {
         ('component', ('central', 'large', 'all'),
          'components that stay in a target: the most central one, those of at least 0.3 of the '
          'largest, or all'),
+        ('location_share', float, "stage 2: share of the locator's map in the masks that teach, the "
+                                  'rest being stage 1\'s; 0: stage 1 alone, 1: the locator alone'),
         ('fit', boolean, "stage 2: move a target's outline to where the picture's colours change"),
     ],
     'augmentation of stages 0 and 2': [
@@ -112,7 +114,8 @@ FLAGS = {
         ('crf_t', float, "exponent t of the CRF's background score (1 − mask)^t; 0: what val "
                          'chose, else 1'),
         ('clear_corners', boolean, 'no lesion in the four corner triangles of legs 80/256'),
-        ('flips', boolean, 'average masks over the four flips of a picture'),
+        ('flips', boolean, 'average masks over the picture and its mirror image, with --turn above 90 '
+                           'over all four flips'),
     ],
     'output': [
         ('print_freq', int, 'iterations between two sheets of sample pictures'),

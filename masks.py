@@ -44,10 +44,12 @@ def as_companion(mask: Tensor, img_ch: int) -> Tensor:
     return mask.expand(-1, img_ch, -1, -1)
 
 
-def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor) -> Tensor:
-    """The mean of soft masks B×1×H×W over four flips of the pictures; `mask` is that of none."""
+def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor,
+                       no_side_is_up: bool = True) -> Tensor:
+    """The mean of soft masks B×1×H×W over four flips of the pictures, or where they have an upright
+    over the two sides; `mask` is that of no flip."""
     made = [mask.float()]
-    for axes in FLIPS:
+    for axes in FLIPS if no_side_is_up else FLIPS[:1]:
         flipped = [part.flip(axes) for part in inputs]
         made.append(network.predict_mask(*flipped).mask.float().flip(axes))
     return torch.stack(made).mean(0)
@@ -110,7 +112,9 @@ def _network_outputs(network, paths, settings, device, companions, with_pictures
                 fakes = made.fake
             else:
                 made = network.predict_mask(*inputs)
-            masks = average_over_flips(network, inputs, made.mask) if settings.flips else made.mask
+            masks = made.mask
+            if settings.flips:
+                masks = average_over_flips(network, inputs, masks, settings.no_side_is_up)
         parts = [[None] * len(image) if part is None else to_array(part)
                  for part in (masks[:, 0], made.heatmap, fakes, batch['image'])]
         yield from zip((next(order) for _ in range(len(image))), *parts)
@@ -146,7 +150,7 @@ def settings_of_network(source: checkpoints.Checkpoint, ours: Settings) -> Setti
     stage = source.settings.get('stage', 1)
     flips = ours.flips and stage > 0  # a locator looks at them anyway
     return resolve({'phase': 'pseudo_mask', 'stage': stage, 'dataset': ours.dataset,
-                    'data_root': ours.data_root, 'flips': flips, 'amp': ours.amp,
+                    'data_root': ours.data_root, 'flips': flips, 'turn': ours.turn, 'amp': ours.amp,
                     'compile': ours.compile, 'num_workers': ours.num_workers}, saved,
                    str(source.path))
 
@@ -157,7 +161,7 @@ def settings_of_network(source: checkpoints.Checkpoint, ours: Settings) -> Setti
 class Teacher:
     """Masks of an earlier stage as files, `<folder>/<image stem>.png`, made where they are missing:
     `location_<split>` of a locator, else `syn_<split>`. A stage-1 network that a locator taught is
-    averaged with it: one has the better outlines, the other the better extent.
+    averaged with it (`location_share`): which of the two is better depends on the data.
 
     They come from `file`, a checkpoint of stage 0 or 1; without one, from the folders
     `syn_<split>` that published data sets bring along.
@@ -218,8 +222,10 @@ class Teacher:
 
     def _recipe(self):
         return {'teacher': checkpoints.fingerprint(self.checkpoint),
-                'locator': self.locator and checkpoints.fingerprint(self.locator.checkpoint),
-                'flips': settings_of_network(self.checkpoint, self.settings).flips,
+                'locator': self.locator and [checkpoints.fingerprint(self.locator.checkpoint),
+                                             self.settings.location_share],
+                'flips': settings_of_network(self.checkpoint, self.settings).flips
+                and 1 + self.settings.no_side_is_up,
                 'img_size': list(settings_of_network(self.checkpoint, self.settings).size)}
 
     def _made_before(self, folder, paths):
@@ -245,7 +251,9 @@ class Teacher:
             mask = made.mask
             if locations:
                 with Image.open(locations[made.path.stem]) as location:
-                    mask = np.mean([mask, np.asarray(location)], 0).round().astype(np.uint8)
+                    share = self.settings.location_share
+                    mask = np.rint(share * np.asarray(location, np.float32)
+                                   + (1 - share) * mask).astype(np.uint8)
             Image.fromarray(mask).save(part / f'{made.path.stem}.png', compress_level=1)
 
         mine = parallel.my_share(paths)

@@ -84,6 +84,7 @@ STUDENT_DEFAULTS = {
     'flips': True, 'augment': True,
 }
 STUDENT_DATASET_DEFAULTS = {
+    'ISIC': {'location_share': 1.0},  # there stage 1 makes lesions too small
     'phantom': {'iteration': 200},
 }
 
@@ -189,10 +190,11 @@ class Settings(Architecture):
     seed: int = 0
     postprocess: str = 'auto'  # what val chose for the checkpoint, else default_rule
     crf_t: float = 0.0  # the CRF's background exponent; 0: what val chose, else 1
-    flips: bool = False  # average masks over the four flips of a picture
+    flips: bool = False  # average masks over the flips of a picture
     location_weight: float = 0.0  # stage 1: masks of disease pictures against the locator's
     normal_mask_weight: float = 0.0  # stage 1: cross entropy of an empty mask on normal pictures
     component: str = 'large'  # which components of a target stay: see postprocess.clean
+    location_share: float = 0.5  # stage 2: of the locator in the masks that teach; rest: stage 1
     fit: bool = False  # stage 2: targets have their outline moved to where the colours change
     blur: bool = False  # stage 0: pictures are blurred at random
     turn: float = 15.0  # degrees, to either side, that augmentation turns pictures (stages 0, 2)
@@ -231,7 +233,8 @@ class Settings(Architecture):
                        'dice_weight', 'normal_weight', 'ema_decay', 'guard', 'confidence')
         self._at_least(0, 'turn')
         self._at_most(180, 'turn')
-        self._at_most(1, 'ema_decay', 'guard', 'confidence')
+        self._at_least(0, 'location_share')
+        self._at_most(1, 'location_share', 'ema_decay', 'guard', 'confidence')
         self._at_least(4, 'n_dis')  # below, the local discriminator has no layers left
         if not 0 < self.lr < float('inf'):
             raise UserError(f'--lr {self.lr}: has to be above 0')
@@ -261,6 +264,11 @@ class Settings(Architecture):
     def is_located(self) -> bool:
         """Whether this trains stage 1 with the locator of stage 0 as the mask's teacher."""
         return self.phase == 'train' and self.stage == 1 and self.location_weight > 0
+
+    @property
+    def no_side_is_up(self) -> bool:
+        """Whether pictures upside down look as usual to a network trained with these turns."""
+        return self.turn > 90
 
     @property
     def default_rule(self) -> str:

@@ -93,6 +93,19 @@ def test_stage_1_resumes_with_the_locator_it_began_with(places):
     assert all(torch.equal(whole['genA2B'][key], again['genA2B'][key]) for key in whole['genA2B'])
 
 
+def test_what_teaches_stage_2_lies_between_stage_1_and_the_locator(places):
+    places.done(*RUN, '--stage', 1)
+
+    def taught(share):
+        places.done('--phase', 'pseudo_mask', '--location_share', share)
+        return np.asarray(Image.open(places.results / 'syn_trainA' / 'a0.png'), float)
+
+    location = np.asarray(Image.open(places.results / 'location_trainA' / 'a0.png'), float)
+    alone = taught(0)
+    assert (taught(1) == location).all() and not (alone == location).all()
+    assert np.abs(taught(0.5) - (alone + location) / 2).max() <= 0.5
+
+
 def test_the_published_recipe_has_no_locator(places):
     places.done(*RUN, *STAGE_1)
     assert not (places.results / 'model0').exists()

@@ -323,3 +323,6 @@ def test_flips_are_averaged_in_the_pictures_own_orientation():
             for column in (0, -1):
                 expected[:, 0, row, column] = sum(part[:, 0, row, column] for part in inputs) / 4
         assert torch.allclose(mean, expected)
+        upright = average_over_flips(network, inputs, mask, no_side_is_up=False)
+        assert torch.allclose(upright[..., 0, :], 2 * expected[..., 0, :])  # the two upper corners
+        assert not upright[..., 1:, :].any()
