@@ -84,7 +84,8 @@ STUDENT_DEFAULTS = {
     'flips': True, 'augment': True,
 }
 STUDENT_DATASET_DEFAULTS = {
-    'ISIC': {'location_share': 1.0},  # there stage 1 makes lesions too small
+    # there stage 1 makes lesions too small, and so does renewing
+    'ISIC': {'location_share': 1.0, 'renew_freq': 0, 'iteration': 400},
     'phantom': {'iteration': 200},
 }
 
