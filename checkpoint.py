@@ -263,8 +263,8 @@ def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteratio
         'format': FORMAT,
         **{name: network.state_dict() for name, network in networks.items()},
         'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-        'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score, 'settings': settings.of_the_run(),
-        'random_state': random_state}, path)
+        'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
+        'settings': settings.of_the_run(), 'random_state': random_state}, path)
 
 
 def mark_best(path: Path) -> None:

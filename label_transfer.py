@@ -54,10 +54,7 @@ class LabelTransfer:
         self.networks.train()
         real = {domain: batch[domain] for domain in 'AB'}
         companions = self._companions(batch)
-        self.lesion = None
-        if self.settings.stage == 1 and 'mask' in batch:
-            self.lesion = torch.from_numpy(np.stack(self._located(
-                batch['mask'], batch['A']))[:, None]).float().to(self.device)
+        lesion = self._located(batch) if self.settings.stage == 1 and 'mask' in batch else None
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         # One direction after the other: every loss is a sum over the two, and only one direction's
@@ -67,7 +64,7 @@ class LabelTransfer:
             earlier = (source, target) != DIRECTIONS[-1]
             with parallel.gradients_stay_here([self.shared[name] for name in GENERATORS
                                                if earlier]):
-                terms, translated = self._learn_direction(real, companions, source, target)
+                terms, translated = self._learn_direction(real, companions, lesion, source, target)
             sums = {name: sums.get(name, 0) + term for name, term in terms.items()}
             if source == 'A':
                 mask_share = translated.mask.detach().float().mean()
@@ -78,7 +75,7 @@ class LabelTransfer:
         return {'discriminator': discriminator, 'generator': sum(sums.values()), **sums,
                 'mask_share': mask_share}
 
-    def _learn_direction(self, real, companions, source, target):
+    def _learn_direction(self, real, companions, lesion, source, target):
         """The weighted losses of one direction by name, and the translated pictures. The
         discriminators of the target take their step; the generators collect gradients."""
         with autocast(self.settings, self.device):
@@ -88,15 +85,18 @@ class LabelTransfer:
             judge.requires_grad_(False)
         with autocast(self.settings, self.device):
             parts = self._generator_losses(real, translated, kept, source, target)
+            if source == 'A':
+                parts |= self._mask_losses(translated, kept, lesion)
         sum(parts.values()).backward()
         for judge in judges:
             judge.requires_grad_(True)
         return terms | {name: part.detach() for name, part in parts.items()}, translated
 
-    def _located(self, masks, images) -> list[np.ndarray]:
-        """What the locator's masks teach. Not fitted to the pictures: stage 2 does that, and done
-        twice it makes lesions too small."""
-        return teaching_targets(masks, images, self.settings.component, fit=False)
+    def _located(self, batch) -> Tensor:
+        """What the locator's masks teach, B×1×H×W of 0 and 1. Not fitted to the pictures: stage 2
+        does that, and done twice it makes lesions too small."""
+        targets = teaching_targets(batch['mask'], batch['A'], self.settings.lesions, fit=False)
+        return torch.from_numpy(np.stack(targets)[:, None]).float().to(self.device)
 
     def _companions(self, batch) -> dict[str, Tensor]:
         """The second picture of a first-generation generator by domain: for A in stage 2 its
@@ -155,15 +155,21 @@ class LabelTransfer:
         if translated.recon is not None:
             terms['recon'] = settings.recon_weight * losses.picture_distance(translated.recon,
                                                                              real[source])
-        if self.lesion is not None and source == 'A':
-            logit, everywhere = torch.logit(translated.mask.float(), 1e-4), torch.ones_like(self.lesion)
+        return terms
+
+    def _mask_losses(self, translated, kept, lesion) -> dict[str, Tensor]:
+        """The weighted terms of our recipe for the masks of disease pictures (`lesion` as the locator
+        has it, or None) and of normal ones."""
+        settings, terms = self.settings, {}
+        of_disease, of_normal = (torch.logit(made.mask.float(), 1e-4) for made in (translated, kept))
+        everywhere = torch.ones_like(of_disease)
+        if lesion is not None:
             terms['location'] = settings.location_weight * (
-                losses.cross_entropy(logit, self.lesion, everywhere)
-                + losses.dice(logit, self.lesion, everywhere))
-        if settings.normal_mask_weight and source == 'A' and settings.stage == 1:
-            logit = torch.logit(kept.mask.float(), 1e-4)
+                losses.cross_entropy(of_disease, lesion, everywhere)
+                + losses.dice(of_disease, lesion, everywhere))
+        if settings.normal_mask_weight and settings.stage == 1:
             terms['normal_mask'] = settings.normal_mask_weight * losses.cross_entropy(
-                logit, torch.zeros_like(logit), torch.ones_like(logit))
+                of_normal, torch.zeros_like(of_normal), torch.ones_like(of_normal))
         return terms
 
     @staticmethod
@@ -184,9 +190,9 @@ class LabelTransfer:
             inputs.append(as_companion(mask, self.settings.img_ch))
             column['stage-1 mask'] = pictures.from_tensor(mask[0])
         elif mask is not None:
-            target, = self._located(mask, image)
+            target, = self._located({'mask': mask, 'A': image})
             column['location'] = pictures.from_tensor(mask[0])
-            column['target'] = pictures.from_mask(target.astype(np.float32))
+            column['target'] = pictures.from_mask(to_array(target[0]))
         made = there(*inputs)
         column |= {
             'heatmap': pictures.from_heatmap(to_array(made.heatmap[0, 0])),

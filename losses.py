@@ -60,7 +60,10 @@ def no_evidence(evidence: Tensor) -> Tensor:
 
 
 def cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Σ w·[−t·log p − (1−t)·log(1−p)] / Σ w with p = sigmoid(logit); all B×1×H×W, t and w in [0, 1]."""
+    """Σ w·[−t·log p − (1−t)·log(1−p)] / Σ w with p = sigmoid(logit).
+
+    All B×1×H×W, t and w in [0, 1].
+    """
     loss = F.binary_cross_entropy_with_logits(logit.float(), target, reduction='none')
     return (weight * loss).sum() / weight.sum().clamp(min=1)
 

@@ -85,6 +85,9 @@ FLAGS = {
         ('location_share', float, "stage 2: share of the locator's map in the masks that teach, the "
                                   'rest being stage 1\'s; 0: stage 1 alone, 1: the locator alone'),
         ('fit', boolean, "stage 2: move a target's outline to where the picture's colours change"),
+        ('lean', float, 'where it comes to lie: a pixel is lesion while its colour is less than this '
+                        "many times as far from the lesion's as from the surroundings'; above 1 for "
+                        'labels drawn generously'),
     ],
     'augmentation of stages 0 and 2': [
         ('turn', float, 'pictures are turned by up to this many degrees to either side; 180: no '
@@ -108,8 +111,8 @@ FLAGS = {
     ],
     'post-processing': [
         ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'fit', 'none'),
-         'how a mask becomes a segmentation; auto: what val chose, else with --fit fit, else otsu; threshold: above one '
-         'half; fit: otsu, cleaned as a target is, its outline moved to where the picture changes; '
+         'how a mask becomes a segmentation; auto: what val chose, else with --fit fit, else otsu; '
+         'threshold: above one half; fit: otsu, cleaned as a target is, its outline moved to where the picture changes; '
          'none: soft masks alone'),
         ('crf_t', float, "exponent t of the CRF's background score (1 − mask)^t; 0: what val "
                          'chose, else 1'),
@@ -197,7 +200,8 @@ def choose_checkpoints(wanted: presets.Settings) -> list[Path]:
 
     given = [Path(path) for path in wanted.checkpoint]
     if wanted.phase == 'val':
-        given = [path for path in given if path.name not in ('teacher.pt', 'locator.pt')]  # of model2/*.pt
+        # of model2/*.pt
+        given = [path for path in given if path.name not in ('teacher.pt', 'locator.pt')]
         if len({path.parent.resolve() for path in given}) > 1:
             raise UserError('--checkpoint: val.json and best.pt are written beside the files, so '
                             'give files of one folder')

@@ -18,7 +18,8 @@ import parallel
 import pictures
 from networks import build_networks, make_ready
 from postprocess import clear_background, teaching_target, to_bytes
-from settings import ARCHITECTURE_FIELDS, MASK_NETWORK, TEST_BATCH_SIZE, Settings, resolve
+from settings import (ARCHITECTURE_FIELDS, MASK_NETWORK, TEST_BATCH_SIZE, Lesions, Settings,
+                      resolve)
 from utils import UserError, ahead, bar_interval, cores, make_folder
 
 FLIPS = ((3,), (2,), (2, 3))  # the axes turned round: left-right, up-down, both
@@ -55,10 +56,11 @@ def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor,
     return torch.stack(made).mean(0)
 
 
-def teaching_targets(masks: Tensor, images: Tensor, component: str, fit: bool) -> list[np.ndarray]:
+def teaching_targets(masks: Tensor, images: Tensor, lesions: Lesions,
+                     fit: bool) -> list[np.ndarray]:
     """H×W bool each: what soft masks B×1×H×W in [-1, 1] of pictures B×C×H×W teach."""
     return [teaching_target(to_bytes(to_array(mask[0] + 1) / 2), pictures.from_tensor(image),
-                            component, fit)
+                            lesions, fit)
             for mask, image in zip(masks, images)]
 
 
@@ -221,12 +223,11 @@ class Teacher:
         return {path.stem: folder / f'{path.stem}.png' for path in paths}
 
     def _recipe(self):
+        own = settings_of_network(self.checkpoint, self.settings)
         return {'teacher': checkpoints.fingerprint(self.checkpoint),
                 'locator': self.locator and [checkpoints.fingerprint(self.locator.checkpoint),
                                              self.settings.location_share],
-                'flips': settings_of_network(self.checkpoint, self.settings).flips
-                and 1 + self.settings.no_side_is_up,
-                'img_size': list(settings_of_network(self.checkpoint, self.settings).size)}
+                'flips': own.flips and 1 + own.no_side_is_up, 'img_size': list(own.size)}
 
     def _made_before(self, folder, paths):
         try:

@@ -526,13 +526,19 @@ class Locator(nn.Module):
 
 
 class DoubleConv(nn.Module):
-    """Twice: convolution 3×3, group normalisation, ReLU."""
+    """Twice: convolution 3×3, group normalisation, leaky ReLU.
+
+    Leaky, because lesions are few pixels: while the network first learns that most of a picture is
+    none, plain ReLUs that speak for lesions die.
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
+        groups = math.gcd(4, out_channels)
         self.layers = nn.Sequential(*[
-            layer for inputs in (in_channels, out_channels) for layer in
-            (reflect_conv(inputs, out_channels, 3), nn.GroupNorm(math.gcd(4, out_channels), out_channels), nn.ReLU())])
+            layer for inputs in (in_channels, out_channels)
+            for layer in (reflect_conv(inputs, out_channels, 3),
+                          nn.GroupNorm(groups, out_channels), nn.LeakyReLU(0.1))])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, sparse
 
+from settings import Lesions
 from utils import cores
 
 RULES = ('threshold', 'otsu', 'watershed', 'crf', 'fit')
@@ -26,13 +27,13 @@ def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
 
 
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,
-            exponent: float = 1, component: str = 'large') -> np.ndarray:
+            exponent: float = 1, lesions: Lesions = Lesions()) -> np.ndarray:
     """Segmentation of a soft mask by one of RULES. `image` serves those that look at the picture,
-    `exponent` the CRF, `component` (see `clean`) fit.
+    `exponent` the CRF, `lesions` fit.
 
-    Where a rule has nothing to go by: a mask of one grey level has no two classes, so otsu and
-    watershed find no lesion; threshold and crf follow the level (a full mask stays full, an empty
-    one empty).
+    Where a rule has nothing to go by: a mask of one grey level has no two classes, so otsu,
+    watershed and fit find no lesion; threshold and crf follow the level (a full mask stays full,
+    an empty one empty).
     """
     if rule == 'threshold':
         return threshold(mask)
@@ -43,13 +44,14 @@ def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,
     if rule == 'crf':
         return crf_segmentations(mask, image, (exponent,))[exponent]
     if rule == 'fit':
-        found = teaching_target(shrink(mask), shrink(image), component, fit=True)
+        found = teaching_target(shrink(mask), shrink(image), lesions, fit=True)
         return enlarge(found.astype(np.uint8) * 255, mask.shape) > 127
     raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
 
 
 def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
-                   tries: list[list[tuple[str, tuple]]], component: str = 'large') -> list[dict]:
+                   tries: list[list[tuple[str, tuple]]],
+                   lesions: Lesions = Lesions()) -> list[dict]:
     """Of each mask its segmentations by (rule, exponent); `tries` are for each mask the rules to
     try, with exponents for the CRF. One CRF serves all masks, since it belongs to the image."""
     crf, made = None, []
@@ -61,7 +63,7 @@ def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
                 made[-1] |= {(rule, exponent): segmentation for exponent, segmentation
                              in crf_segmentations(mask, image, exponents, crf).items()}
             else:
-                made[-1][rule, None] = segment(mask, rule, image, component=component)
+                made[-1][rule, None] = segment(mask, rule, image, lesions=lesions)
     return made
 
 
@@ -151,15 +153,16 @@ def enlarge(picture: np.ndarray, shape: tuple) -> np.ndarray:
 CORE = 6  # px of a picture of 256
 
 
-def fit_to_picture(segmentation: np.ndarray, image: np.ndarray, reach: float = 16,
+def fit_to_picture(segmentation: np.ndarray, image: np.ndarray, lean: float = 1, reach: float = 16,
                    core: float = CORE) -> np.ndarray:
     """The segmentation with its outline moved to where the picture's colours change.
 
     Two means in a band: within `reach` of the segmentation every pixel goes to the side, lesion or
     surroundings, whose median colour (CIELAB, slightly blurred) is nearer; the medians are taken
-    anew until nothing changes, ten times at most. What lies deeper than `core` stays lesion, and
-    nothing beyond the reach becomes it. Both in px of a picture of 256.
-    `image` H×W×3 or H×W uint8, as large as the segmentation.
+    anew until nothing changes, ten times at most. With a `lean` above 1 a pixel is lesion while it
+    is less than that many times as far from the lesion's colour.
+    What lies deeper than `core` stays lesion, and nothing beyond the reach becomes it. Both in px
+    of a picture of 256. `image` H×W×3 or H×W uint8, as large as the segmentation.
     """
     if not segmentation.any():
         return segmentation
@@ -176,7 +179,8 @@ def fit_to_picture(segmentation: np.ndarray, image: np.ndarray, reach: float = 1
             break
         to_lesion, to_around = (np.square(colours - np.median(colours[part], 0)).sum(2)
                                 for part in (segmentation, around))
-        nearer = (to_lesion < to_around) | (to_lesion == to_around) & segmentation
+        limit = lean ** 2 * to_around  # the distances are squared
+        nearer = (to_lesion < limit) | (to_lesion == limit) & segmentation
         moved = cv2.morphologyEx((near & nearer | inner).astype(np.uint8),
                                  cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
         if (moved == segmentation).all():
@@ -230,11 +234,14 @@ def clean(segmentation: np.ndarray, component: str) -> np.ndarray:
     return labels == 1 + scores[1:].argmax()
 
 
-def teaching_target(soft_mask: np.ndarray, image: np.ndarray, component: str, fit: bool) -> np.ndarray:
+def teaching_target(soft_mask: np.ndarray, image: np.ndarray, lesions: Lesions,
+                    fit: bool) -> np.ndarray:
     """A soft mask H×W uint8 as a target to learn from: Otsu, cleaned, and with `fit` its outline
     moved to where the picture (H×W×3 uint8) changes, and cleaned again."""
-    segmentation = clean(otsu(soft_mask), component)
-    return clean(fit_to_picture(segmentation, image), component) if fit else segmentation
+    segmentation = clean(otsu(soft_mask), lesions.component)
+    if not fit:
+        return segmentation
+    return clean(fit_to_picture(segmentation, image, lesions.lean), lesions.component)
 
 
 # ------------------------------------------------------------------------------------ dense CRF

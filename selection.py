@@ -25,7 +25,7 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
     settings, postprocess and crf_t narrow down what is tried.
     """
     tries = [rules_to_try(settings) for _, settings in sources]
-    component = sources[0][1].component
+    lesions = sources[0][1].lesions
 
     def figures_of(index):
         """(number of the source, rule, exponent) -> five figures of one case."""
@@ -33,7 +33,7 @@ def score(cases: list[dataset.Case], sources, masks: list[list[np.ndarray]]) -> 
         image = np.asarray(dataset.read_picture(case.picture))
         label = dataset.read_label(case.label)
         made = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
-                           tries, component).result()
+                           tries, lesions).result()
         return {(number, rule, exponent): five_figures(
                     clear_corners(segmentation) if settings.clear_corners else segmentation, label)
                 for number, ((_, settings), by_rule) in enumerate(zip(sources, made))

@@ -5,6 +5,7 @@ flags the user gave.
 """
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from utils import UserError
 
@@ -73,7 +74,8 @@ OUR_DEFAULTS = {
 }
 OUR_DATASET_DEFAULTS = {
     # dermoscopy: the lesion lies in the middle, and no side is up
-    'ISIC': {'component': 'central', 'turn': 180.0},
+    # (and dermatologists draw outlines outside a lesion's pale margin)
+    'ISIC': {'component': 'central', 'turn': 180.0, 'lean': 2.0},
     'phantom': {'component': 'central', 'turn': 180.0},
 }
 
@@ -122,6 +124,13 @@ def preset(generation: str, dataset: str, phase: str, scheme: str, recipe: str) 
 
 
 # ----------------------------------------------------------------------------------- settings
+
+
+class Lesions(NamedTuple):
+    """What is known of a data set's lesions when a mask becomes a target or is fitted."""
+
+    component: str = 'large'  # which components are lesion: see postprocess.clean
+    lean: float = 1.0  # how generous outlines are: see postprocess.fit_to_picture
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,7 @@ class Settings(Architecture):
     component: str = 'large'  # which components of a target stay: see postprocess.clean
     location_share: float = 0.5  # stage 2: of the locator in the masks that teach; rest: stage 1
     fit: bool = False  # stage 2: targets have their outline moved to where the colours change
+    lean: float = 1.0  # where between two colours it comes to lie: see postprocess.fit_to_picture
     blur: bool = False  # stage 0: pictures are blurred at random
     turn: float = 15.0  # degrees, to either side, that augmentation turns pictures (stages 0, 2)
     # the student of stage 2
@@ -233,7 +243,9 @@ class Settings(Architecture):
         self._at_least(0, 'crf_t', 'normal_batch', 'warm_up', 'ramp_up', 'renew_freq', 'ce_weight',
                        'dice_weight', 'normal_weight', 'ema_decay', 'guard', 'confidence')
         self._at_least(0, 'turn')
+        self._at_least(0.1, 'lean')
         self._at_most(180, 'turn')
+        self._at_most(10, 'lean')
         self._at_least(0, 'location_share')
         self._at_most(1, 'location_share', 'ema_decay', 'guard', 'confidence')
         self._at_least(4, 'n_dis')  # below, the local discriminator has no layers left
@@ -270,6 +282,10 @@ class Settings(Architecture):
     def no_side_is_up(self) -> bool:
         """Whether pictures upside down look as usual to a network trained with these turns."""
         return self.turn > 90
+
+    @property
+    def lesions(self) -> Lesions:
+        return Lesions(self.component, self.lean)
 
     @property
     def default_rule(self) -> str:

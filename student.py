@@ -59,8 +59,7 @@ class Student:
         if settings.augment:
             draws = Draws(seeded((settings.seed, iteration)), parallel.processes() * len(image),
                           places_in_whole_batch(disease, len(empty)))
-            parts = change_pose(torch.cat([image, target, weight], 1), draws,
-                                settings.turn)
+            parts = change_pose(torch.cat([image, target, weight], 1), draws, settings.turn)
             image, target, weight = parts.split([image.shape[1], 1, 1], 1)
             image, target, weight = recolour(image, draws), target.round(), weight.round()
         image = image.contiguous(memory_format=torch.channels_last)
@@ -87,8 +86,7 @@ class Student:
     def targets(self, batch, iteration) -> tuple[Tensor, Tensor]:
         """Targets of the disease pictures and how far each pixel counts, B×1×H×W in [0, 1]."""
         settings = self.settings
-        targets = teaching_targets(batch['mask'], batch['A'], settings.component,
-                                   settings.fit)
+        targets = teaching_targets(batch['mask'], batch['A'], settings.lesions, settings.fit)
         weights = np.ones((len(targets), *settings.size), np.float32)
         if settings.renew_freq and iteration >= self.first_renewal:
             with autocast(settings, self.device):
@@ -100,7 +98,8 @@ class Student:
             for index in np.flatnonzero(drawn < share):
                 renewed = clean(threshold(to_bytes(soft[index])), settings.component)
                 if settings.fit:
-                    renewed = fit_to_picture(renewed, pictures.from_tensor(batch['A'][index]))
+                    renewed = fit_to_picture(renewed, pictures.from_tensor(batch['A'][index]),
+                                             settings.lean)
                     # fitting anew and anew would let lesions of several shades shrink
                     renewed = clean(renewed | deeper_than(CORE, targets[index]),
                                     settings.component)
@@ -131,7 +130,7 @@ class Student:
     def sheet_column(self, image: Tensor, mask: Tensor) -> dict:
         """What a sheet shows of one picture 1×img_ch×H×W and its stage-1 mask."""
         made = self.mask_network.predict_mask(image).mask
-        first, = teaching_targets(mask, image, self.settings.component, self.settings.fit)
+        first, = teaching_targets(mask, image, self.settings.lesions, self.settings.fit)
         return {'image': pictures.from_tensor(image[0]),
                 'stage-1 mask': pictures.from_tensor(mask[0]),
                 'first target': pictures.from_mask(first.astype(np.float32)),

@@ -328,10 +328,11 @@ class Trainer:
                 else None)
 
     def _segmentation(self, mask, rule, image, exponent, pool=None):
+        arguments = mask, rule, image, exponent, self.settings.lesions
         if pool:
-            segmentation = pool.submit(segment, mask, rule, image, exponent).result()
+            segmentation = pool.submit(segment, *arguments).result()
         else:
-            segmentation = segment(mask, rule, image, exponent, self.settings.component)
+            segmentation = segment(*arguments)
         return clear_corners(segmentation) if self.settings.clear_corners else segmentation
 
     def _rule(self, chosen: dict | None) -> tuple[str, float]:

@@ -168,7 +168,7 @@ def make_row(place, row):
         source, own, soft = place.soft(path, cases)
         choice = {'rule': 'otsu'} if row in BY_OTSU else stored_choice(source)
         chosen = choice['rule']
-        made = [segment(mask, choice['rule'], image, choice.get('crf_t', 1), own.component)
+        made = [segment(mask, choice['rule'], image, choice.get('crf_t', 1), own.lesions)
                 for mask, image in zip(soft, images)]
     figures = {case.name: five_figures(one, label)
                for case, one, label in zip(cases, made, labels)}

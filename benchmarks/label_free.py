@@ -51,7 +51,7 @@ def main():
         def finish(soft):
             image = np.asarray(dataset.read_picture(soft.path))
             return value(soft.path, segment(soft.mask, own.default_rule, image,
-                                            component=own.component))
+                                            lesions=own.lesions))
         return float(np.mean(list(soft_masks(network, paths, own, device, finish=finish))))
 
     labels = {case.picture: case.label for case in cases}

@@ -7,6 +7,7 @@ import pytest
 
 import postprocess
 from postprocess import DenseCRF, PermutohedralLattice, clean, clear_corners, segment
+from settings import Lesions
 
 VECTORS = os.environ.get('REFERENCE_VECTORS')
 
@@ -193,6 +194,18 @@ def test_fitting_moves_an_outline_to_where_the_picture_changes():
         assert after > 0.93 > before
 
 
+def test_lean_says_whether_a_pale_margin_is_lesion():
+    inner, outer = disc((128, 128), (64, 64), 18), disc((128, 128), (64, 64), 24)
+    # a margin whose grey lies in the middle
+    grey = np.where(inner, 60, np.where(outer, 120, 180)).astype(np.uint8)
+    image = grey[..., None].repeat(3, 2)
+    narrow, wide = (postprocess.fit_to_picture(disc((128, 128), (64, 64), 20), image, lean)
+                    for lean in (1, 2))
+    assert jaccard(narrow, inner) > 0.9 and jaccard(wide, outer) > 0.9
+    soft = postprocess.to_bytes(disc((128, 128), (64, 64), 20) * 0.8)
+    assert (segment(soft, 'fit', image, lesions=Lesions(lean=2)) == wide).all()
+
+
 def test_fitting_keeps_within_reach_and_keeps_the_core():
     found = disc((256, 256), (128, 128), 40)
     black = np.zeros((256, 256, 3), np.uint8)
@@ -212,7 +225,7 @@ def test_a_teaching_target_is_cleaned_and_fitted():
     lesion = disc((128, 128), (64, 64), 20)
     soft = postprocess.to_bytes((disc((128, 128), (64, 64), 23) | disc((128, 128), (10, 10), 4)) * 0.8)
     image = np.where(lesion[..., None], 60, 180).astype(np.uint8).repeat(3, 2)
-    plain = postprocess.teaching_target(soft, image, 'large', fit=False)
-    fitted = postprocess.teaching_target(soft, image, 'large', fit=True)
+    plain = postprocess.teaching_target(soft, image, Lesions(), fit=False)
+    fitted = postprocess.teaching_target(soft, image, Lesions(), fit=True)
     assert not plain[10, 10] and jaccard(plain, lesion) < 0.8 < 0.95 < jaccard(fitted, lesion)
     assert (segment(soft, 'fit', image) == fitted).all()
