@@ -35,6 +35,7 @@ class Checkpoint:
     best_score: float | None = None  # without val labels: best label-free score, percent
     optimizers: dict = field(default_factory=dict)  # generators, discriminators -> state dict
     random_state: dict = field(default_factory=dict)
+    progress: dict = field(default_factory=dict)  # what else a resumed run has to know
 
 
 # ------------------------------------------------------------------- the authors' names as ours
@@ -182,7 +183,8 @@ def read(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(path, states, _checked_settings(path, content.get('settings')),
                                 content['iteration'], content.get('best_ja'),
                                 content.get('best_score'),
-                                content.get('optimizers', {}), content.get('random_state', {}))
+                                content.get('optimizers', {}), content.get('random_state', {}),
+                                content.get('progress', {}))
     else:
         architecture = _read_off_architecture(path, states)
         digits = re.search(r'_params_(\d+)$', path.stem)
@@ -212,8 +214,8 @@ def _checked_settings(path: Path, saved) -> dict:
 
 
 def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint,
-                  architecture: Architecture) -> None:
-    """Copy the file's tensors into the networks of the same names.
+                  architecture: Architecture, in_place: bool = True) -> None:
+    """Copy the file's tensors into the networks of the same names, or, not `in_place`, put them there.
 
     Names and shapes are compared first, on networks without storage; raises UserError.
     """
@@ -230,23 +232,39 @@ def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint,
             raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
     for name, network in networks.items():
         if name in checkpoint.networks:
-            network.load_state_dict(checkpoint.networks[name])
+            network.load_state_dict(checkpoint.networks[name], assign=not in_place)
+            network.float()  # files for testing hold half precision
 
 
 # -------------------------------------------------------------------------------------- writing
 
 
+LEFTOVER = '.tmp'  # ending of files that are not whole yet; hidden, so that nothing picks them up
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what a killed run left half-written."""
+    for path in folder.glob(f'.*{LEFTOVER}'):
+        path.unlink()
+
+
 def write_atomically(content: dict, path: Path) -> None:
     """torch.save so that `path` holds either its old content or all of the new."""
-    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary = path.with_name(f'.{path.name}{LEFTOVER}')
     try:
         with open(temporary, 'wb') as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch hides what the disk said behind a RuntimeError
+        reason = getattr(error, 'strerror', None) or 'the disk is full, or the folder went away'
+        raise OSError(f'{path}: cannot be written: {reason}') from error
     finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:  # a folder that may no longer be written to
+            pass
 
 
 def file_name(dataset: str, iteration: int) -> str:
@@ -254,7 +272,8 @@ def file_name(dataset: str, iteration: int) -> str:
 
 
 def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteration: int,
-         best_ja: float | None, best_score: float | None, optimizers: dict) -> None:
+         best_ja: float | None, best_score: float | None, optimizers: dict,
+         progress: dict) -> None:
     """Write everything a run needs to go on."""
     random_state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -264,7 +283,7 @@ def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteratio
         **{name: network.state_dict() for name, network in networks.items()},
         'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
-        'settings': settings.of_the_run(), 'random_state': random_state}, path)
+        'settings': settings.of_the_run(), 'progress': progress, 'random_state': random_state}, path)
 
 
 def mark_best(path: Path) -> None:
@@ -272,7 +291,7 @@ def mark_best(path: Path) -> None:
     best = path.with_name('best.pt')
     if best.exists() and best.samefile(path):
         return
-    temporary = path.with_name('.best.pt.tmp')
+    temporary = path.with_name(f'.best.pt{LEFTOVER}')
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)

@@ -10,6 +10,7 @@ from torch import Tensor
 import losses
 import parallel
 import pictures
+import steps
 from masks import as_companion, autocast, teaching_targets, to_array
 from networks import Translation, build_networks, clip_rho, make_ready
 from settings import DISCRIMINATORS, GENERATORS, Settings
@@ -68,19 +69,20 @@ class LabelTransfer:
             sums = {name: sums.get(name, 0) + term for name, term in terms.items()}
             if source == 'A':
                 mask_share = translated.mask.detach().float().mean()
-        self.optimizers['generators'].step()
+        discriminator, skipped = sums.pop('discriminator'), sums.pop('skipped')
+        generator = sum(sums.values())
+        skipped = skipped + steps.take(self.optimizers['generators'], generator)
         for name in GENERATORS:
             clip_rho(self.networks[name])
-        discriminator = sums.pop('discriminator')
-        return {'discriminator': discriminator, 'generator': sum(sums.values()), **sums,
-                'mask_share': mask_share}
+        return {'discriminator': discriminator, 'generator': generator, **sums,
+                'mask_share': mask_share, 'skipped': skipped.clamp(max=1)}
 
     def _learn_direction(self, real, companions, lesion, source, target):
         """The weighted losses of one direction by name, and the translated pictures. The
         discriminators of the target take their step; the generators collect gradients."""
         with autocast(self.settings, self.device):
             translated, kept = self._translate(real, companions, source, target)
-        terms = {'discriminator': self._update_discriminators(real[target], translated, target)}
+        loss, skipped = self._update_discriminators(real[target], translated, target)
         for judge in (judges := self._discriminators(self.networks, target)):
             judge.requires_grad_(False)
         with autocast(self.settings, self.device):
@@ -90,7 +92,8 @@ class LabelTransfer:
         sum(parts.values()).backward()
         for judge in judges:
             judge.requires_grad_(True)
-        return terms | {name: part.detach() for name, part in parts.items()}, translated
+        return {'discriminator': loss, 'skipped': skipped,
+                **{name: part.detach() for name, part in parts.items()}}, translated
 
     def _located(self, batch) -> Tensor:
         """What the locator's masks teach, B×1×H×W of 0 and 1. Not fitted to the pictures: stage 2
@@ -117,7 +120,7 @@ class LabelTransfer:
             *inputs, recon_of=count if self.settings.recon_weight else 0)
         return split(made, count)
 
-    def _update_discriminators(self, real, translated, domain) -> Tensor:
+    def _update_discriminators(self, real, translated, domain) -> tuple[Tensor, Tensor]:
         """dis_weight · Σ over the discriminators of a domain of (real → 1) + (fake → 0)."""
         loss = 0
         with autocast(self.settings, self.device):
@@ -129,9 +132,10 @@ class LabelTransfer:
                         + losses.adversarial(of_fake, real=False))
         loss = self.settings.dis_weight * loss
         loss.backward()
-        self.optimizers['discriminators'].step()  # of those that have a gradient
+        # of those that have a gradient
+        skipped = steps.take(self.optimizers['discriminators'], loss)
         self.optimizers['discriminators'].zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss.detach(), skipped
 
     def _generator_losses(self, real, translated, kept, source, target) -> dict[str, Tensor]:
         """The weighted terms of the generators' loss in one direction, by name."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import losses
 import pictures
+import steps
 from augmentation import Draws, blur_some, change_pose, recolour
 from masks import autocast, to_array
 from networks import build_networks, make_ready
@@ -71,6 +72,8 @@ class Locating:
             image = blur_some(image, draws)
         image = image.contiguous(memory_format=torch.channels_last)
 
+        # of batch normalisation: a pass whose step is skipped must leave nothing behind
+        statistics = {name: buffer.clone() for name, buffer in locator.named_buffers()}
         with autocast(settings, self.device):
             evidence = locator(image)
         of_disease, of_normal = evidence[:disease], evidence[disease:]
@@ -82,11 +85,15 @@ class Locating:
         optimizer = self.optimizers['locator']
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        optimizer.step()
-        self.recent_loss.lerp_(terms['image_label'].detach(), 1 - self.LEVEL_MEMORY)
-        locator.normal_level.lerp_(of_normal.detach().float().median(), 1 - self.LEVEL_MEMORY)
+        skipped = steps.take(optimizer, total)
+        if skipped:
+            locator.load_state_dict(statistics, strict=False)
+        else:
+            self.recent_loss.lerp_(terms['image_label'].detach(), 1 - self.LEVEL_MEMORY)
+            locator.normal_level.lerp_(of_normal.detach().float().median(), 1 - self.LEVEL_MEMORY)
         terms['mask_share'] = (of_disease.detach() > 0).float().mean()
-        return {name: value.detach() for name, value in {'total': total, **terms}.items()}
+        return {name: value.detach()
+                for name, value in {'total': total, **terms, 'skipped': skipped}.items()}
 
     def remark(self) -> str:
         """What a user should know of a finished run, if anything."""

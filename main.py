@@ -5,10 +5,12 @@
 """
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
+import interruption
 import settings as presets
 from utils import UserError, make_folder
 
@@ -315,7 +317,7 @@ def run(flags: dict) -> int:
         if len(runs) > 1:
             print(f'--- stage {part["stage"]}' + (': what val chooses' if only else ''), flush=True)
         code = run_one(part | {'device': device})
-        if code:
+        if code or interruption.asked:
             break
     parallel.finish()
     return code
@@ -368,26 +370,43 @@ def carry_out(wanted: presets.Settings, sources: list) -> int:
 
 def train(trainer, source) -> int:
     """Train, and say what is kept if that stops early; the exit code."""
-    from trainer import Diverged
+    from steps import Diverged
 
-    try:
-        trainer.train(source)
-    except (Diverged, KeyboardInterrupt) as problem:
-        reason = f'stopped: {problem}' if str(problem) else 'interrupted'
+    def say_how_to_go_on(reason):
         kept = (f'{trainer.last_saved} is kept, and --resume True goes on from it'
                 if trainer.last_saved else 'no checkpoint had been written yet')
         print(f'{reason}; {kept}', file=sys.stderr)
-        return 1 if isinstance(problem, Diverged) else 130
+
+    try:
+        trainer.train(source)
+    except KeyboardInterrupt as signal:
+        say_how_to_go_on(f'{signal}: left at once')
+        return INTERRUPTED
+    except (Diverged, OSError) as problem:
+        say_how_to_go_on(f'stopped: {problem}')
+        return 1
+    except UserError as problem:
+        if not trainer.iteration:  # before the first iteration it is bad input
+            raise
+        say_how_to_go_on(f'stopped: {problem}')
+        return 1
+    if trainer.stopped:
+        say_how_to_go_on(f'{interruption.asked or "stopped"}: iteration {trainer.iteration} is done')
     return 0
 
 
+INTERRUPTED = 130  # as shells have it
+
+
 def main() -> int:
-    """Exit code: 0 done, 1 stopped by something that went wrong, 2 bad input, 130 interrupted."""
+    """Exit code: 0 done, or stopped by a signal with everything saved; 1 stopped by something that
+    went wrong; 2 bad input; 130 left at once."""
     if os.environ.get('RANK', '0') != '0':  # of several processes the first one speaks
         sys.stdout = open(os.devnull, 'w')
         os.environ['TQDM_DISABLE'] = '1'
     try:
-        return run(vars(build_parser().parse_args()))
+        with interruption.listening():
+            return run(vars(build_parser().parse_args()))
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':  # once on every machine
             print(f'error: {error}', file=sys.stderr)
@@ -396,9 +415,16 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except OSError as error:  # a full disk, a folder that went away
         print(f'error: {error}', file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search(r"out of memory|can't allocate memory",
+                                                             str(error)):
+            raise
+        print('error: out of memory; lower --batch_size, --img_size or --ch, or, if it is the '
+              "machine's own memory, --cache_mb", file=sys.stderr)
         return 1
 
 

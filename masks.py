@@ -69,8 +69,9 @@ def mask_network(checkpoint: checkpoints.Checkpoint, settings: Settings, device:
     """The one network of a checkpoint that makes masks of disease pictures (or the one named),
     ready to run."""
     name = name or MASK_NETWORK[settings.scheme]
-    networks = build_networks(settings, [name])
-    checkpoints.load_networks(networks, checkpoint, settings)
+    with torch.device('meta'):  # no memory and no random numbers: the file's tensors take the places
+        networks = build_networks(settings, [name])
+    checkpoints.load_networks(networks, checkpoint, settings, in_place=False)
     return make_ready(networks, settings, device).eval()[name]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 import losses
 import parallel
 import pictures
+import steps
 from augmentation import Draws, change_pose, recolour
 from masks import autocast, teaching_targets, to_array
 from networks import build_networks, make_ready
@@ -77,10 +78,12 @@ class Student:
         optimizer = self.optimizers['student']
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        optimizer.step()
-        self._update_average(iteration)
+        skipped = steps.take(optimizer, total)
+        if not skipped:
+            self._update_average(iteration)
         terms['mask_share'] = torch.sigmoid(logit[:disease].float()).mean()
-        return {name: value.detach() for name, value in {'total': total, **terms}.items()}
+        return {name: value.detach()
+                for name, value in {'total': total, **terms, 'skipped': skipped}.items()}
 
     @torch.no_grad()
     def targets(self, batch, iteration) -> tuple[Tensor, Tensor]:

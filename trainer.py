@@ -10,8 +10,10 @@ from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
+import interruption
 import parallel
 import selection
+import steps
 from label_transfer import LabelTransfer
 from locator import Locating
 from logbook import TrainingLog, set_earlier_run_aside
@@ -27,10 +29,6 @@ from utils import UserError, bar_interval, make_folder, pick_device, set_seed, s
 SHEET_PICTURES = 4  # pictures a sheet shows of trainA, and as many of val
 SCORED_PICTURES = 32  # of either folder that the label-free score looks at
 COLLAPSED = {'empty': (0, 0.005), 'full': (0.9, 1)}  # mean mask of disease pictures, from … to
-
-
-class Diverged(Exception):
-    """A loss is no longer a number."""
 
 
 class Trainer:
@@ -52,6 +50,8 @@ class Trainer:
         self.last_saved = None  # path of the newest checkpoint of this run
         self.mask_share = None  # running mean of the masks of disease pictures
         self.collapsed = ''  # how it has collapsed, if it has
+        self.bad_steps = steps.BadSteps()
+        self.stopped = False  # a signal ended the training
 
     # ------------------------------------------------------------------------------- training
 
@@ -76,6 +76,8 @@ class Trainer:
                 print(f'an earlier run was moved to {aside}')
         parallel.wait()
         make_folder(folder)
+        if parallel.is_first():
+            checkpoints.clear_leftovers(folder)
         train_masks, val_masks = self._stage_1_masks(teacher, val_cases)
         if teacher and parallel.is_first():
             teacher.keep_copies(folder)
@@ -83,7 +85,8 @@ class Trainer:
         if not val_cases:
             self._prepare_label_free_score(teacher, train_pictures)
         log = TrainingLog(settings.result_folder, settings.stage, self.iteration,
-                          [*self.learner.LOSSES, 'mask_share'], writes=parallel.is_first())
+                          [*self.learner.LOSSES, 'mask_share', 'skipped'],
+                          writes=parallel.is_first())
         shown = [(train_pictures['A'][:SHEET_PICTURES], train_masks),
                  ([case.picture for case in val_cases[:SHEET_PICTURES]], val_masks)]
         batches = dataset.training_batches(train_pictures, settings, self.iteration, store,
@@ -91,25 +94,33 @@ class Trainer:
         bar = tqdm(batches, 'training', settings.iteration, initial=self.iteration, unit='it',
                    smoothing=0.05, mininterval=bar_interval())
         try:
-            for batch in bar:
-                self._set_learning_rate()
-                batch = {name: part.to(self.device, non_blocking=True)
-                         for name, part in batch.items()}
-                values = self._step(batch)
-                self.iteration += 1
+            with interruption.after_the_iteration():
+                for batch in bar:
+                    self._set_learning_rate()
+                    batch = {name: part.to(self.device, non_blocking=True)
+                             for name, part in batch.items()}
+                    values = self._step(batch)
+                    self.iteration += 1
 
-                log.add_losses(self.iteration, values)
-                self._watch_for_collapse(values['mask_share'])
-                self._show(bar, values, len(batch['A']) + len(batch['B']))
-                last = self.iteration == settings.iteration
-                if parallel.is_first() and (last or self.iteration % settings.print_freq == 0):
-                    log.add_sheet(self.iteration, self._sheet(shown))
-                if last or self.iteration % settings.save_freq == 0:
-                    self._score_and_save(folder, val_cases, val_masks, train_masks, log)
+                    self.stopped = values.pop('stop') > 0
+                    log.add_losses(self.iteration, values)
+                    self._watch(values)
+                    self._show(bar, values, len(batch['A']) + len(batch['B']))
+                    last = self.iteration == settings.iteration
+                    if parallel.is_first() and (last or self.iteration % settings.print_freq == 0):
+                        log.add_sheet(self.iteration, self._sheet(shown))
+                    if last or self.iteration % settings.save_freq == 0:
+                        self._score_and_save(folder, val_cases, val_masks, train_masks, log)
+                    elif self.stopped:  # unscored: who sends signals does not wait long
+                        self._save(folder, log)
+                    if self.stopped:
+                        break
         finally:
             bar.close()
             batches.close()
             log.close()
+        if self.stopped and not last:
+            return
         print(f'finished at iteration {self.iteration}; checkpoints are in {folder}')
         if remark := getattr(self.learner, 'remark', str)():
             print(remark)
@@ -170,7 +181,11 @@ class Trainer:
             if 'cuda' in start_from.random_state and self.device.type == 'cuda':
                 torch.cuda.set_rng_state_all(
                     start_from.random_state['cuda'][:torch.cuda.device_count()])
-        except (KeyError, ValueError, TypeError, RuntimeError):
+            self.mask_share = start_from.progress.get('mask_share')
+            self.bad_steps.count = int(start_from.progress.get('skipped', 0))
+            if 'recent_loss' in start_from.progress:
+                self.learner.recent_loss.fill_(start_from.progress['recent_loss'])
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             raise UserError(f'{start_from.path}: holds no whole state of a run to resume; to '
                             'start anew from its networks, give it as --checkpoint without '
                             '--resume') from None
@@ -178,6 +193,8 @@ class Trainer:
         self.best_ja = start_from.best_ja
         self.best_score = start_from.best_score
         self.last_saved = start_from.path
+        if start_from.progress.get('is_best') and parallel.is_first():
+            checkpoints.mark_best(start_from.path)  # in case the run ended before it could
 
     def _set_learning_rate(self):
         """Constant; with --decay_flag as the learner's schedule has it, by default falling linearly
@@ -192,19 +209,21 @@ class Trainer:
                 group['lr'] = rate
 
     def _step(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One iteration; the weighted losses by name and the mean mask, `mask_share`. Raises
-        Diverged."""
+        """One iteration: the weighted losses by name, the mean mask, `mask_share`, whether the step
+        was `skipped`, and above 0 where a process was asked to `stop`."""
         values = self.learner.step(batch, self.iteration)
+        values['stop'] = torch.full_like(values['skipped'], bool(interruption.asked))
         numbers = parallel.mean(torch.stack(list(values.values()))).tolist()
-        for name, number in zip(values, numbers):
-            if not math.isfinite(number):
-                raise Diverged(f'the {name} loss became {number} at iteration '
-                               f'{self.iteration + 1}; try a lower --lr, or lower weights')
         return dict(zip(values, numbers))
 
-    def _watch_for_collapse(self, share: float) -> None:
-        """Say it when the masks have become empty or full, and when that is over."""
-        before = self.mask_share
+    def _watch(self, values: dict[str, float]) -> None:
+        """Say it when a step was skipped, and when the masks have become empty or full, and when that
+        is over. Raises steps.Diverged."""
+        if text := self.bad_steps.watch(values, self.iteration):
+            tqdm.write(text)
+        share, before = values['mask_share'], self.mask_share
+        if self.settings.stage == 0 or not math.isfinite(share):
+            return
         self.mask_share = share if before is None else 0.9 * before + 0.1 * share
         now = next((name for name, (low, high) in COLLAPSED.items()
                     if low <= self.mask_share <= high), '')
@@ -269,7 +288,6 @@ class Trainer:
         return float(np.mean(parallel.gather(list(made))))
 
     def _score_and_save(self, folder: Path, val_cases, val_masks, train_masks, log) -> None:
-        settings = self.settings
         improved = False
         if val_cases:
             figures = self._score(val_cases, val_masks)
@@ -288,12 +306,25 @@ class Trainer:
                 self.best_score = score
             tqdm.write(f'iteration {self.iteration}: label-free score {score:.1f}'
                        + (' (best so far)' if improved else ''))
+        self._save(folder, log, improved)
+
+    def _save(self, folder: Path, log, is_best: bool = False) -> None:
+        """Write the checkpoint of this iteration, and delete what --keep no longer holds."""
+        settings = self.settings
+        for name, network in self.learner.networks.items():
+            if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+                raise steps.Diverged(f'{name} holds numbers that are not finite at iteration '
+                                     f'{self.iteration}, so it was not saved')
         log.flush()
         path = folder / checkpoints.file_name(settings.dataset, self.iteration)
+        progress = {'mask_share': self.mask_share, 'skipped': self.bad_steps.count,
+                    'is_best': is_best}
+        if settings.stage == 0:
+            progress['recent_loss'] = float(self.learner.recent_loss)
         if parallel.is_first():
             checkpoints.save(path, self.learner.networks, settings, self.iteration, self.best_ja,
-                             self.best_score, self.learner.optimizers)
-            if improved:
+                             self.best_score, self.learner.optimizers, progress)
+            if is_best:
                 checkpoints.mark_best(path)
             checkpoints.prune(folder, settings.dataset, settings.keep)
         self.last_saved = path
