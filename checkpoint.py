@@ -5,18 +5,20 @@
 writes the part of a checkpoint that test needs (genA2B alone, half precision) to a small file.
 """
 import hashlib
+import math
 import os
 import re
 import sys
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from networks import build_networks
-from settings import (ARCHITECTURE_FIELDS, DEFAULTS, DISCRIMINATORS, MASK_NETWORK, NETWORKS_OF,
-                      PLACE_FIELDS, PROJECT, Architecture, Settings)
+from settings import (ARCHITECTURE_FIELDS, CHOICES, DEFAULTS, DISCRIMINATORS, MASK_NETWORK,
+                      NETWORKS_OF, PLACE_FIELDS, PROJECT, Architecture, Settings)
 from utils import UserError
 
 FORMAT = 'label-transfer 1'
@@ -125,14 +127,15 @@ def _read_off_architecture(path: Path, states: dict) -> Architecture:
         generation = 'second' if 'Split_layer.0.weight' in generator else 'first'
         ch, inputs = generator['DownBlock.1.weight'].shape[:2]
         hidden = generator['FC.0.weight'].shape[1]
-    except (KeyError, ValueError, IndexError):
+        side = (hidden / (4 * ch)) ** 0.5  # of the features that the first linear sees, if not light
+    except (KeyError, ValueError, IndexError, ZeroDivisionError):
         raise UserError(f'{path}: genA2B is not a generator of this method (no DownBlock.1.weight '
                         'or FC.0.weight of the right form)') from None
     n_res = sum(bool(re.fullmatch(r'UpBlock1_\d+\.conv1\.weight', key)) for key in generator)
     light = hidden == 4 * ch
     img_size = DEFAULTS['img_size'][0]
-    if not light:  # the first linear sees 4·ch × img_size/4 × img_size/4 values
-        img_size = 4 * round((hidden / (4 * ch)) ** 0.5)
+    if not light:
+        img_size = 4 * round(side)
     n_dis = DEFAULTS['n_dis'][0]
     for name, less in (('disGA', 0), ('disGB', 0), ('disLA', 2), ('disLB', 2)):
         if name in states:
@@ -154,6 +157,7 @@ def read(path: Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f'{path}: {"a folder, not a" if path.is_dir() else "no such"} checkpoint file')
+    _refuse_packed(path)
     try:
         with warnings.catch_warnings():  # of torch, about files that are refused below anyway
             warnings.simplefilter('ignore')
@@ -173,18 +177,21 @@ def read(path: Path) -> Checkpoint:
                 isinstance(key, str) and isinstance(value, torch.Tensor)
                 for key, value in state.items()):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
+    _refuse_inflated(path, states)
     ours = content.get('format') == FORMAT if isinstance(content, dict) else False
     if 'genA2B' not in states and not (ours and set(MASK_NETWORK.values()) & set(states)):
         raise UserError(f'{path}: holds no network genA2B; not a checkpoint of this method')
 
     if ours:
-        if not isinstance(content.get('iteration'), int):
+        if not isinstance(content.get('iteration'), int) or not 0 <= content['iteration'] < 10**9:
             raise UserError(f'{path}: does not say its iteration; damaged')
         checkpoint = Checkpoint(path, states, _checked_settings(path, content.get('settings')),
-                                content['iteration'], content.get('best_ja'),
-                                content.get('best_score'),
-                                content.get('optimizers', {}), content.get('random_state', {}),
-                                content.get('progress', {}))
+                                content['iteration'],
+                                *(_number(content.get(name)) for name in ('best_ja', 'best_score')),
+                                *(part if isinstance(part := content.get(name), dict) else {}
+                                  for name in ('optimizers', 'random_state', 'progress')))
+        if mask_network_name(checkpoint) not in states:
+            raise UserError(f'{path}: holds no network {mask_network_name(checkpoint)}; damaged')
     else:
         architecture = _read_off_architecture(path, states)
         digits = re.search(r'_params_(\d+)$', path.stem)
@@ -199,30 +206,67 @@ def read(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def _number(value) -> float | None:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _refuse_packed(path: Path) -> None:
+    """torch writes its archives without compression; a packed one may unfold to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # of the time before archives, or broken, which torch will say
+    if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            or sum(entry.file_size for entry in entries) > path.stat().st_size):
+        raise UserError(f'{path}: refused: a packed archive, which torch does not write')
+
+
+def _refuse_inflated(path: Path, states: dict) -> None:
+    """Tensors have to be plain, and no larger than what the file holds of them."""
+    tensors = [tensor for state in states.values() for tensor in state.values()]
+    if any(tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex()
+           or tensor.device.type != 'cpu' for tensor in tensors):
+        raise UserError(f'{path}: refused: holds tensors of a kind that no network has')
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > path.stat().st_size:
+        raise UserError(f'{path}: refused: its tensors are larger than the file')
+
+
 def _checked_settings(path: Path, saved) -> dict:
     """The saved fields of Settings, each of the type it has to be."""
-    kinds = {'str': (str,), 'int': (int, list, tuple), 'float': (float, int), 'bool': (bool,)}
+    kinds = {'str': (str,), 'int': (int,), 'float': (float, int), 'bool': (bool,)}
     types = {name: kinds[kind if isinstance(kind, str) else kind.__name__]
              for base in (Architecture, Settings) for name, kind in base.__annotations__.items()
              if name not in PLACE_FIELDS}
+    types['img_size'] = (int, list, tuple)
     if isinstance(saved, dict):  # files of before there was a choice do not say it
         saved = {'scheme': 'published', 'recipe': 'published'} | saved
     if not isinstance(saved, dict) or not set(ARCHITECTURE_FIELDS) <= set(saved) or not all(
-            isinstance(value, types[name]) for name, value in saved.items() if name in types):
+            isinstance(value, types[name]) for name, value in saved.items() if name in types) or any(
+            saved.get(name, words[0]) not in words for name, words in CHOICES.items()) or (
+            not isinstance(saved['img_size'], int) and
+            (len(saved['img_size']) != 2
+             or not all(isinstance(side, int) for side in saved['img_size']))):
         raise UserError(f'{path}: its settings are missing or damaged')
     return {name: value for name, value in saved.items() if name in types}
 
 
-def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint,
-                  architecture: Architecture, in_place: bool = True) -> None:
-    """Copy the file's tensors into the networks of the same names, or, not `in_place`, put them there.
-
-    Names and shapes are compared first, on networks without storage; raises UserError.
-    """
-    with torch.device('meta'):
-        expected = build_networks(architecture, list(checkpoint.networks))
-    for name, state in checkpoint.networks.items():
-        shapes = {key: tuple(tensor.shape) for key, tensor in expected[name].state_dict().items()}
+def _fitting_networks(checkpoint: Checkpoint, architecture: Architecture,
+                      names: list[str]) -> torch.nn.ModuleDict:
+    """Networks without storage, of the keys and shapes in the file; raises UserError."""
+    tensors = max(map(len, checkpoint.networks.values()))
+    if max(architecture.n_res, architecture.n_dis) > tensors:  # each block has some
+        raise UserError(f'{checkpoint.path}: damaged: {tensors} tensors cannot be '
+                        f'{architecture.n_res} residual blocks')
+    try:
+        with torch.device('meta'):
+            networks = build_networks(architecture, names)
+    except (RuntimeError, ValueError, OverflowError):
+        raise UserError(f'{checkpoint.path}: damaged: no network can be as its settings say') \
+            from None
+    for name in names:
+        state = checkpoint.networks[name]
+        shapes = {key: tuple(tensor.shape) for key, tensor in networks[name].state_dict().items()}
         given = {key: tuple(tensor.shape) for key, tensor in state.items()}
         wrong = [f'{key} is {given.get(key, "missing")} instead of {shapes.get(key, "absent")}'
                  for key in sorted(shapes.keys() | given.keys())
@@ -230,10 +274,45 @@ def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint,
         if wrong:
             more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
             raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
-    for name, network in networks.items():
-        if name in checkpoint.networks:
-            network.load_state_dict(checkpoint.networks[name], assign=not in_place)
-            network.float()  # files for testing hold half precision
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise UserError(f'{checkpoint.path}: {name} holds numbers that are not finite; damaged')
+    return networks
+
+
+def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint,
+                  architecture: Architecture) -> None:
+    """Copy the file's tensors into the networks of the same names; raises UserError before."""
+    names = [name for name in networks if name in checkpoint.networks]
+    _fitting_networks(checkpoint, architecture, names)
+    for name in names:
+        networks[name].load_state_dict(checkpoint.networks[name])
+
+
+def take_network(checkpoint: Checkpoint, architecture: Architecture, name: str) -> torch.nn.Module:
+    """The network of that name, made of the file's own tensors: no memory or random number is spent
+    on initial weights. Raises UserError."""
+    network = _fitting_networks(checkpoint, architecture, [name])[name]
+    network.load_state_dict(checkpoint.networks[name], assign=True)
+    return network.float()  # files for testing hold half precision
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Take over Adam's moments; the rates are the run's own. Raises ValueError or KeyError where
+    they do not belong to the optimiser's parameters."""
+    own = optimizer.state_dict()['param_groups']
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    if not isinstance(saved['state'], dict):
+        raise ValueError('no moments')
+    for number, moments in saved['state'].items():
+        if number not in range(len(parameters)):
+            raise ValueError('moments of other parameters')
+        shapes = {'step': (), 'exp_avg': parameters[number].shape,
+                  'exp_avg_sq': parameters[number].shape}
+        if {name: tuple(tensor.shape) for name, tensor in moments.items()} != {
+                name: tuple(shape) for name, shape in shapes.items()} or not all(
+                tensor.isfinite().all() for tensor in moments.values()):
+            raise ValueError('moments of other parameters')
+    optimizer.load_state_dict({'state': saved['state'], 'param_groups': own})
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -273,7 +352,7 @@ def file_name(dataset: str, iteration: int) -> str:
 
 def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteration: int,
          best_ja: float | None, best_score: float | None, optimizers: dict,
-         progress: dict) -> None:
+         progress: dict | None = None) -> None:
     """Write everything a run needs to go on."""
     random_state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -283,7 +362,7 @@ def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteratio
         **{name: network.state_dict() for name, network in networks.items()},
         'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
-        'settings': settings.of_the_run(), 'progress': progress, 'random_state': random_state}, path)
+        'settings': settings.of_the_run(), 'progress': progress or {}, 'random_state': random_state}, path)
 
 
 def mark_best(path: Path) -> None:

@@ -16,7 +16,7 @@ import checkpoint as checkpoints
 import dataset
 import parallel
 import pictures
-from networks import build_networks, make_ready
+from networks import make_ready
 from postprocess import clear_background, teaching_target, to_bytes
 from settings import (ARCHITECTURE_FIELDS, MASK_NETWORK, TEST_BATCH_SIZE, Lesions, Settings,
                       resolve)
@@ -69,10 +69,8 @@ def mask_network(checkpoint: checkpoints.Checkpoint, settings: Settings, device:
     """The one network of a checkpoint that makes masks of disease pictures (or the one named),
     ready to run."""
     name = name or MASK_NETWORK[settings.scheme]
-    with torch.device('meta'):  # no memory and no random numbers: the file's tensors take the places
-        networks = build_networks(settings, [name])
-    checkpoints.load_networks(networks, checkpoint, settings, in_place=False)
-    return make_ready(networks, settings, device).eval()[name]
+    network = checkpoints.take_network(checkpoint, settings, name)
+    return make_ready(nn.ModuleDict({name: network}), settings, device).eval()[name]
 
 
 def soft_masks(network: nn.Module, paths: list[Path], settings: Settings, device: torch.device,

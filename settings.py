@@ -19,6 +19,11 @@ NETWORKS_OF = {'published': NETWORKS, 'locator': LOCATOR_NETWORKS, 'student': ST
 # the one of them that makes the masks of disease pictures
 MASK_NETWORK = {'published': 'genA2B', 'locator': 'locator', 'student': 'average'}
 
+# the words that a setting may be
+CHOICES = {'generation': ('first', 'second'), 'scheme': tuple(NETWORKS_OF),
+           'recipe': ('ours', 'published'), 'component': ('central', 'large', 'all'),
+           'stage': (0, 1, 2)}
+
 PROJECT = Path(__file__).resolve().parent
 
 # ------------------------------------------------------------------------------------ presets
@@ -249,6 +254,14 @@ class Settings(Architecture):
         self._at_least(0, 'location_share')
         self._at_most(1, 'location_share', 'ema_decay', 'guard', 'confidence')
         self._at_least(4, 'n_dis')  # below, the local discriminator has no layers left
+        # far above any use; what a file says is not believed further
+        for name, most in {'ch': 4096, 'n_res': 256, 'n_dis': 12, 'batch_size': 65536,
+                           'normal_batch': 65536, 'num_workers': 256, 'seed': 2 ** 63}.items():
+            self._at_most(most, name)
+        for name, words in CHOICES.items():
+            if getattr(self, name) not in words:
+                raise UserError(f'--{name} {getattr(self, name)}: has to be one of '
+                                f'{", ".join(map(str, words))}')
         if not 0 < self.lr < float('inf'):
             raise UserError(f'--lr {self.lr}: has to be above 0')
         if self.img_ch not in (1, 3):
@@ -257,6 +270,8 @@ class Settings(Architecture):
             raise UserError(f'--dataset {self.dataset!r}: has to be the plain name of a folder '
                             'in --data_root')
         smallest = self.smallest_size(self.phase)
+        if max(self.size) > 8192:
+            raise UserError(f'--img_size {self.img_size}: has to be at most 8192')
         if min(self.size) < smallest or any(length % 4 for length in self.size):
             reason = '' if self.scheme == 'student' else f' (with --n_dis {self.n_dis})'
             raise UserError(f'--img_size {self.img_size}: has to be a multiple of 4 and at least '

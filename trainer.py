@@ -176,7 +176,7 @@ class Trainer:
     def _go_on_from(self, start_from):
         try:
             for name, optimizer in self.learner.optimizers.items():
-                optimizer.load_state_dict(start_from.optimizers[name])
+                checkpoints.load_optimizer(optimizer, start_from.optimizers[name])
             torch.set_rng_state(start_from.random_state['torch'])
             if 'cuda' in start_from.random_state and self.device.type == 'cuda':
                 torch.cuda.set_rng_state_all(
@@ -185,7 +185,7 @@ class Trainer:
             self.bad_steps.count = int(start_from.progress.get('skipped', 0))
             if 'recent_loss' in start_from.progress:
                 self.learner.recent_loss.fill_(start_from.progress['recent_loss'])
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError):
             raise UserError(f'{start_from.path}: holds no whole state of a run to resume; to '
                             'start anew from its networks, give it as --checkpoint without '
                             '--resume') from None
