@@ -112,9 +112,11 @@ FLAGS = {
         ('normal_weight', float, 'cross entropy of an empty mask on normal pictures'),
     ],
     'post-processing': [
-        ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'fit', 'none'),
+        ('postprocess', ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'clean', 'fit',
+                         'none'),
          'how a mask becomes a segmentation; auto: what val chose, else with --fit fit, else otsu; '
-         'threshold: above one half; fit: otsu, cleaned as a target is, its outline moved to where the picture changes; '
+         'threshold: above one half; clean: otsu, opened, holes filled, and of its components those '
+         'that --component says; fit: clean, its outline moved to where the picture changes; '
          'none: soft masks alone'),
         ('crf_t', float, "exponent t of the CRF's background score (1 − mask)^t; 0: what val "
                          'chose, else 1'),

@@ -15,7 +15,7 @@ from scipy import ndimage, sparse
 from settings import Lesions
 from utils import cores
 
-RULES = ('threshold', 'otsu', 'watershed', 'crf', 'fit')
+RULES = ('threshold', 'otsu', 'watershed', 'crf', 'clean', 'fit')
 LOOK_AT_THE_PICTURE = ('crf', 'fit')
 PUBLISHED_SIZE = 256  # px, the pictures that the sizes in these rules were made for
 EXPONENTS = tuple(range(1, 9))  # published: the CRF's background exponents that val chooses from
@@ -29,10 +29,10 @@ def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,
             exponent: float = 1, lesions: Lesions = Lesions()) -> np.ndarray:
     """Segmentation of a soft mask by one of RULES. `image` serves those that look at the picture,
-    `exponent` the CRF, `lesions` fit.
+    `exponent` the CRF, `lesions` clean and fit.
 
     Where a rule has nothing to go by: a mask of one grey level has no two classes, so otsu,
-    watershed and fit find no lesion; threshold and crf follow the level (a full mask stays full,
+    watershed, clean and fit find no lesion; threshold and crf follow the level (a full mask stays full,
     an empty one empty).
     """
     if rule == 'threshold':
@@ -43,8 +43,9 @@ def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,
         return watershed(mask)
     if rule == 'crf':
         return crf_segmentations(mask, image, (exponent,))[exponent]
-    if rule == 'fit':
-        found = teaching_target(shrink(mask), shrink(image), lesions, fit=True)
+    if rule in ('clean', 'fit'):  # as targets are made of masks
+        small = shrink(image) if rule == 'fit' else None
+        found = teaching_target(shrink(mask), small, lesions, fit=rule == 'fit')
         return enlarge(found.astype(np.uint8) * 255, mask.shape) > 127
     raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
 
@@ -234,7 +235,7 @@ def clean(segmentation: np.ndarray, component: str) -> np.ndarray:
     return labels == 1 + scores[1:].argmax()
 
 
-def teaching_target(soft_mask: np.ndarray, image: np.ndarray, lesions: Lesions,
+def teaching_target(soft_mask: np.ndarray, image: np.ndarray | None, lesions: Lesions,
                     fit: bool) -> np.ndarray:
     """A soft mask H×W uint8 as a target to learn from: Otsu, cleaned, and with `fit` its outline
     moved to where the picture (H×W×3 uint8) changes, and cleaned again."""

@@ -331,12 +331,12 @@ class Trainer:
 
     def _score(self, cases: list[dataset.Case], stage_1_masks) -> dict[str, float]:
         """Mean of the five figures of the network in training over labelled cases, percent. Where
-        the user names no rule of post-processing, the better of Otsu's and, with --fit, fit."""
+        the user names no rule of post-processing, Otsu's or, with --fit, the better of clean and fit."""
         self.learner.networks.eval()
         settings = self.settings
         rules = [settings.postprocess]
         if settings.postprocess in ('auto', 'none'):
-            rules = ['otsu', 'fit'] if settings.fit else ['otsu']
+            rules = ['clean', 'fit'] if settings.fit else ['otsu']
 
         def figures(soft):
             case = by_path[soft.path]

@@ -100,7 +100,7 @@ def test_masks_of_one_level(rule, level):
     image = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     found = segment(mask, rule, image)
     assert found.dtype == bool and found.shape == mask.shape
-    if rule in ('otsu', 'watershed', 'fit') or level == 0:
+    if rule in ('otsu', 'watershed', 'clean', 'fit') or level == 0:
         assert not found.any()
     elif rule == 'threshold' or level == 255:
         assert found.all()
@@ -229,3 +229,4 @@ def test_a_teaching_target_is_cleaned_and_fitted():
     fitted = postprocess.teaching_target(soft, image, Lesions(), fit=True)
     assert not plain[10, 10] and jaccard(plain, lesion) < 0.8 < 0.95 < jaccard(fitted, lesion)
     assert (segment(soft, 'fit', image) == fitted).all()
+    assert (segment(soft, 'clean') == plain).all()
