@@ -1,11 +1,13 @@
 """Folders of pictures to samples: layouts, reading, unpaired sampling, augmentation, loaders."""
-from collections import Counter
+import math
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Optional
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -14,6 +16,9 @@ from tqdm import tqdm
 
 import parallel
 from utils import UserError, ahead, cores, to_unit_range
+
+# Pillow warns at 90 million pixels and refuses at twice that; here its limit holds at once
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 PICTURE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif'}
 LABEL_ENDING = '_segmentation'
@@ -42,10 +47,40 @@ def check_data_folder(folder: Path) -> None:
                         f'{", ".join(there) or "no data set"}; {LAYOUT}')
 
 
-def list_pictures(folder: Path) -> list[Path]:
+class Problems:
+    """Files of a data set that cannot be used, and why."""
+
+    def __init__(self):
+        self.reasons: dict[Path, str] = {}
+
+    def add(self, path: Path, reason: str) -> None:
+        self.reasons.setdefault(path, reason)
+
+    def without(self, paths: list[Path]) -> list[Path]:
+        return [path for path in paths if path not in self.reasons]
+
+    @property
+    def listing(self) -> str:
+        """A line each."""
+        return '\n'.join(f'  {path}: {reason}' for path, reason in self.reasons.items())
+
+    def settle(self, skip: bool) -> None:
+        """Where there are any: raises UserError with all of them, or with `skip` says how many."""
+        if not self.reasons:
+            return
+        count = 'one file' if len(self.reasons) == 1 else f'{len(self.reasons)} files'
+        if skip:
+            print(f'--skip_bad True: going on without {count} that cannot be used:\n{self.listing}')
+            return
+        raise UserError(f'{count} cannot be used; mend or remove, or go on without by --skip_bad '
+                        f'True:\n{self.listing}')
+
+
+def list_pictures(folder: Path, problems: Problems | None = None) -> list[Path]:
     """The pictures directly in `folder` (or in its `images`), by name; raises UserError.
 
-    Hidden files, folders and files without a picture's ending are passed over.
+    Hidden files, folders and files without a picture's ending are passed over. Of several with one
+    name only the first counts: the others go to `problems`, and without them are an error.
     """
     folder = folder / 'images' if (folder / 'images').is_dir() else folder
     if not folder.is_dir():
@@ -59,22 +94,28 @@ def list_pictures(folder: Path) -> list[Path]:
     if not paths:
         raise UserError(f'{folder}: holds no pictures ({", ".join(sorted(PICTURE_SUFFIXES))}); '
                         f'{LAYOUT}')
-    twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
-    if twice:
-        raise UserError(f'{folder}: several pictures are named {twice[0]}; results are written by '
-                        'that name, so rename one')
-    return paths
+    by_stem = {}
+    for path in paths:
+        if path.stem not in by_stem:
+            by_stem[path.stem] = path
+        elif problems is None:
+            raise UserError(f'{folder}: several pictures are named {path.stem}; results are written '
+                            'by that name, so rename one')
+        else:
+            problems.add(path, f'named as {by_stem[path.stem].name} is; rename one')
+    return list(by_stem.values())
 
 
-def training_pictures(data_folder: Path) -> dict[str, list[Path]]:
+def training_pictures(data_folder: Path, problems: Problems | None = None) -> dict[str, list[Path]]:
     """Disease pictures under 'A' and normal ones under 'B'."""
-    return {domain: list_pictures(data_folder / f'train{domain}') for domain in 'AB'}
+    return {domain: list_pictures(data_folder / f'train{domain}', problems) for domain in 'AB'}
 
 
-def find_cases(data_folder: Path, split: str) -> list[Case]:
+def find_cases(data_folder: Path, split: str, problems: Problems | None = None) -> list[Case]:
     """The disease pictures of `test` or `val` with their labels, by name; raises UserError.
 
-    Labels are optional, but one without its picture or of another size is an error.
+    Labels are optional, but one that belongs to no picture goes to `problems`, and without them is
+    an error.
     """
     if split == 'test':
         picture_folder = data_folder / 'testA'
@@ -82,26 +123,31 @@ def find_cases(data_folder: Path, split: str) -> list[Case]:
     else:
         picture_folder = data_folder / 'val'
         label_folders = [picture_folder / 'labels']
-    pictures = list_pictures(picture_folder)
+    pictures = list_pictures(picture_folder, problems)
     label_folder = next((folder for folder in label_folders
                          if folder.is_dir() and any(folder.iterdir())), None)
     stems = {path.stem for path in pictures}
     labels = {}
-    for path in list_pictures(label_folder) if label_folder else []:
+    for path in list_pictures(label_folder, problems) if label_folder else []:
         stem, ending = path.stem[:-len(LABEL_ENDING)], path.stem[-len(LABEL_ENDING):]
         if ending.lower() != LABEL_ENDING:  # the archives write it with s and with S
-            raise UserError(f'{path}: labels are named <image stem>{LABEL_ENDING}.png; rename it')
-        if stem not in stems:
-            raise UserError(f'{path}: label without a picture: {picture_folder} has no {stem}')
-        labels[stem] = path
+            reason = f'labels are named <image stem>{LABEL_ENDING}.png; rename it'
+        elif stem not in stems:
+            reason = f'label without a picture: {picture_folder} has no {stem}'
+        else:
+            labels[stem] = path
+            continue
+        if problems is None:
+            raise UserError(f'{path}: {reason}')
+        problems.add(path, reason)
     return [Case(path.stem, path, labels.get(path.stem)) for path in pictures]
 
 
-def validation_cases(data_folder: Path) -> list[Case]:
+def validation_cases(data_folder: Path, problems: Problems | None = None) -> list[Case]:
     """The val pictures that have a label; none where there is no val folder."""
     if not (data_folder / 'val').is_dir():
         return []
-    return [case for case in find_cases(data_folder, 'val') if case.label]
+    return [case for case in find_cases(data_folder, 'val', problems) if case.label]
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -117,6 +163,9 @@ def read_picture(path: Path, channels: int = 3) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise ValueError(f'{image.width}×{image.height} pixels, above the limit of '
+                                 f'{Image.MAX_IMAGE_PIXELS}')
             if image.mode.startswith(('I', 'F')):
                 values = np.nan_to_num(np.asarray(image, np.float32))
                 image = Image.fromarray(np.rint(to_unit_range(values) * 255).astype(np.uint8))
@@ -124,46 +173,64 @@ def read_picture(path: Path, channels: int = 3) -> Image.Image:
                 image = image.convert('RGBA')
                 image = Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image)
             return image.convert('RGB' if channels == 3 else 'L')
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f'{path}: cannot be read as a picture ({error}); mend or remove it') \
-            from error
+    except Exception as error:  # decoders of broken files raise anything
+        raise UserError(f'{path}: cannot be read as a picture ({error or type(error).__name__}); '
+                        'mend or remove it') from error
 
 
 def read_label(path: Path) -> np.ndarray:
     """A label as a boolean mask H×W: above one half is lesion.
 
-    One half of full scale, 255; of 1 for labels that hold only 0 and 1.
+    One half of full scale, 255; of the larger value for labels of two values, as 0 and 1. Raises
+    UserError where areas of a third value, more than blurred outlines, say neither.
     """
     values = np.asarray(read_picture(path, channels=1))
-    return values > (0.5 if values.max() <= 1 else 127.5)
+    most = int(values.max())
+    if most > 127:
+        between = ((values > 0.1 * most) & (values < 0.9 * most)).astype(np.uint8)
+        if cv2.erode(between, np.ones((3, 3), np.uint8)).any():
+            raise UserError(f'{path}: a label has two values, 0 and another, but this one also has '
+                            'areas between; draw each kind of lesion as 255, or as 0')
+        return values > 127.5
+    if len(np.unique(values)) > 2:
+        raise UserError(f'{path}: a label has two values, 0 and another, but this one has '
+                        f'{len(np.unique(values))} up to {most}; draw each kind of lesion as 255, '
+                        'or as 0')
+    return values > most / 2
 
 
-def check_pictures(paths: list[Path], read: Callable = read_picture) -> None:
-    """Decode every picture once; raises UserError naming the first broken one and how many."""
+def check_pictures(paths: list[Path], problems: Problems, read: Callable = read_picture) -> None:
+    """Decode every picture once; those that cannot be go to `problems`."""
 
     def problem(path):
         try:
             read(path)
         except UserError as error:
-            return str(error)
+            return str(error).removeprefix(f'{path}: ')
 
-    problems = [text for text in tqdm(ahead(problem, paths, cores()), 'checking pictures',
-                                      len(paths), unit=' pictures', leave=False, delay=2) if text]
-    if problems:
-        more = f' (and {len(problems) - 1} more like it)' if len(problems) > 1 else ''
-        raise UserError(problems[0] + more)
+    for path, reason in zip(paths, tqdm(ahead(problem, paths, cores()), 'checking pictures',
+                                        len(paths), unit=' pictures', leave=False, delay=2)):
+        if reason:
+            problems.add(path, reason)
 
 
-def check_cases(cases: list[Case]) -> None:
-    """Every picture and label can be read, and each label is as large as its picture."""
-    check_pictures([path for case in cases for path in (case.picture, case.label) if path])
+def check_cases(cases: list[Case], problems: Problems) -> list[Case]:
+    """The cases whose picture can be read, with those labels that can, and are as large as their
+    picture; what cannot goes to `problems`."""
+    labels = {case.label for case in cases if case.label}
+    check_pictures([case.picture for case in cases], problems)
+    check_pictures(sorted(labels), problems, read_label)
+    usable = []
     for case in cases:
-        if case.label:
+        if case.picture in problems.reasons:
+            continue
+        if case.label and case.label not in problems.reasons:
             with Image.open(case.picture) as picture, Image.open(case.label) as label:
                 if picture.size != label.size:
-                    width, height = picture.size
-                    raise UserError(f'{case.label}: is {label.size[0]}×{label.size[1]} px, but '
-                                    f'{case.picture.name} is {width}×{height} px')
+                    problems.add(case.label, '{}×{} px, but '.format(*label.size)
+                                 + '{} is {}×{} px'.format(case.picture.name, *picture.size))
+        usable.append(replace(case, label=None) if case.label in problems.reasons else case)
+    return usable
 
 
 # ------------------------------------------------------------------------------------- samples

@@ -49,6 +49,7 @@ FLAGS = {
                          'stage 1 (or 0) whose masks it starts from (its own choice: for stage 2 '
                          'syn_* folders of the data set; else the best of the stage before)'),
         ('resume', boolean, 'train: go on from the newest checkpoint of the run'),
+        ('skip_bad', boolean, 'train, val: go on without files that cannot be used, and say which'),
     ],
     'networks': [
         ('generation', ('first', 'second'), 'which published network'),
@@ -278,7 +279,8 @@ def plan(flags: dict) -> list[dict]:
         scheme = {name: flags[name] for name in ('scheme',) if name in flags}
         runs.append(others | scheme | {'stage': 2})
     if whole:
-        places = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile')
+        places = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile',
+                  'skip_bad')
         runs.append({name: flags[name] for name in places if name in flags}
                     | {'phase': 'val', 'stage': runs[-1]['stage'], 'only_best': True})
     return runs
@@ -312,7 +314,7 @@ def run(flags: dict) -> int:
     code = 0
     for part, only in zip(runs, only_best):
         if only:
-            if not dataset.validation_cases(wanted.data_folder):
+            if not dataset.validation_cases(wanted.data_folder, dataset.Problems()):
                 continue
             best = presets.resolve(part).run_folder / 'best.pt'
             part = part | {'checkpoint': [str(best)]}
@@ -364,7 +366,7 @@ def carry_out(wanted: presets.Settings, sources: list) -> int:
     if wanted.phase == 'val':
         trainer.val(sources)
     elif wanted.phase == 'test':
-        trainer.test(sources[0][0])
+        return trainer.test(sources[0][0])
     else:
         trainer.pseudo_mask()
     return 0

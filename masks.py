@@ -205,9 +205,8 @@ class Teacher:
         return str(self.checkpoint.path if self.checkpoint
                    else f'{self.settings.data_folder}/syn_*')
 
-    def masks(self, split: str) -> dict[str, Path]:
-        """The mask file of every picture of trainA, valA or testA, by the picture's stem."""
-        paths = dataset.list_pictures(self.settings.data_folder / SPLITS[split])
+    def masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
+        """The mask file of each of these pictures of trainA, valA or testA, by the picture's stem."""
         if not self.checkpoint:
             found = dataset.list_pictures(self.settings.data_folder / f'syn_{split}')
             by_stem = {path.stem: path for path in found}
@@ -238,7 +237,7 @@ class Teacher:
 
     def _make(self, split, folder, paths):
         settings = settings_of_network(self.checkpoint, self.settings)
-        locations = self.locator and self.locator.masks(split)
+        locations = self.locator and self.locator.masks(split, paths)
         if self._network is None:
             self._network = mask_network(self.checkpoint, settings, self.device)
         part = folder.with_name(f'.{folder.name}.part')

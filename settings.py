@@ -231,6 +231,7 @@ class Settings(Architecture):
     compile: bool = False
     pictures: bool = True
     resume: bool = False
+    skip_bad: bool = False  # train, val: go on without files that cannot be used
     benchmark_flag: bool = False
     device: str = 'auto'
     checkpoint: tuple = ()  # files; val takes several, the other phases one

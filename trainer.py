@@ -1,5 +1,6 @@
 """The Trainer: the training loop of both stages, scoring on val, test."""
 import math
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -78,7 +79,8 @@ class Trainer:
         make_folder(folder)
         if parallel.is_first():
             checkpoints.clear_leftovers(folder)
-        train_masks, val_masks = self._stage_1_masks(teacher, val_cases)
+        train_masks, val_masks = self._stage_1_masks(teacher, train_pictures['A'],
+                                                     val_cases)
         if teacher and parallel.is_first():
             teacher.keep_copies(folder)
 
@@ -104,7 +106,9 @@ class Trainer:
 
                     self.stopped = values.pop('stop') > 0
                     log.add_losses(self.iteration, values)
-                    self._watch(values)
+                    if text := self.bad_steps.watch(values, self.iteration):
+                        tqdm.write(text)
+                    self._watch_for_collapse(values['mask_share'])
                     self._show(bar, values, len(batch['A']) + len(batch['B']))
                     last = self.iteration == settings.iteration
                     if parallel.is_first() and (last or self.iteration % settings.print_freq == 0):
@@ -133,12 +137,23 @@ class Trainer:
                   'student': ('batch_size', 'normal_batch')}
         for flag in shared[settings.scheme]:
             parallel.check_divisible(flag, getattr(settings, flag))
-        pictures = dataset.training_pictures(settings.data_folder)
-        val_cases = dataset.validation_cases(settings.data_folder)
+        problems = dataset.Problems()
+        pictures = dataset.training_pictures(settings.data_folder, problems)
         store = dataset.TrainingPictures(settings)
-        dataset.check_pictures(pictures['A'] + pictures['B'], store.read)
-        dataset.check_cases(val_cases)
+        dataset.check_pictures(pictures['A'] + pictures['B'], problems, store.read)
+        val_cases = self._checked_val_cases(problems)
+        problems.settle(settings.skip_bad)
+        pictures = {domain: problems.without(paths) for domain, paths in pictures.items()}
+        for domain, paths in pictures.items():
+            if not paths:
+                raise UserError(f'{settings.data_folder}/train{domain}: not one picture can be used')
         return pictures, store, val_cases
+
+    def _checked_val_cases(self, problems) -> list[dataset.Case]:
+        """The val pictures that have a label."""
+        cases = dataset.check_cases(
+            dataset.validation_cases(self.settings.data_folder, problems), problems)
+        return [case for case in cases if case.label]
 
     def _teacher(self, run_folder: Path | None, needed: bool = True) -> Teacher | None:
         """The network of the stage before, whose masks this stage uses; none where it uses none.
@@ -155,11 +170,12 @@ class Trainer:
         print(f'{"locations" if self.settings.is_located else "stage-1 masks"}: {teacher.origin}')
         return teacher
 
-    def _stage_1_masks(self, teacher, val_cases):
+    def _stage_1_masks(self, teacher, train_pictures, val_cases):
         """The mask files of trainA and of val by the pictures' stems; None where none is needed."""
         if teacher is None:
             return None, None
-        return teacher.masks('trainA'), teacher.masks('valA') if val_cases else None
+        return (teacher.masks('trainA', train_pictures),
+                teacher.masks('valA', [case.picture for case in val_cases]) if val_cases else None)
 
     def _prepare_learner(self, start_from):
         kind = {'locator': Locating, 'published': LabelTransfer, 'student': Student}
@@ -216,14 +232,11 @@ class Trainer:
         numbers = parallel.mean(torch.stack(list(values.values()))).tolist()
         return dict(zip(values, numbers))
 
-    def _watch(self, values: dict[str, float]) -> None:
-        """Say it when a step was skipped, and when the masks have become empty or full, and when that
-        is over. Raises steps.Diverged."""
-        if text := self.bad_steps.watch(values, self.iteration):
-            tqdm.write(text)
-        share, before = values['mask_share'], self.mask_share
+    def _watch_for_collapse(self, share: float) -> None:
+        """Say it when the masks have become empty or full, and when that is over."""
         if self.settings.stage == 0 or not math.isfinite(share):
             return
+        before = self.mask_share
         self.mask_share = share if before is None else 0.9 * before + 0.1 * share
         now = next((name for name, (low, high) in COLLAPSED.items()
                     if low <= self.mask_share <= high), '')
@@ -379,11 +392,12 @@ class Trainer:
         """Score checkpoints on val by every rule of post-processing, mark the best as best.pt and
         write val.json beside it. Each source comes with the settings its network runs by."""
         settings = self.settings
-        cases = dataset.validation_cases(settings.data_folder)
+        problems = dataset.Problems()
+        cases = self._checked_val_cases(problems)
+        problems.settle(settings.skip_bad)
         if not cases:
             raise UserError(f'{settings.data_folder / "val"}: no labels to choose by; needed are '
                             f'val/images/ and val/labels/')
-        dataset.check_cases(cases)
         folder = make_folder(sources[0][0].path.parent)
         if len({own.stage for _, own in sources}) > 1:
             raise UserError(f'--checkpoint: {folder} holds files of both stages; give those of one')
@@ -394,7 +408,7 @@ class Trainer:
         for source, own in sources:
             companions = None
             if own.stage == 2 and own.scheme == 'published':
-                companions = self._teacher(folder).masks('valA')
+                companions = self._teacher(folder).masks('valA', paths)
             mine = parallel.my_share(paths)
             made = soft_masks(mask_network(source, own, self.device), mine, own, self.device,
                               companions, finish=lambda soft: soft.mask)
@@ -419,21 +433,25 @@ class Trainer:
         for split in SPLITS:
             folder = settings.data_folder / SPLITS[split]
             if folder.is_dir() or split == 'trainA':
-                files = teacher.masks(split)
+                files = teacher.masks(split, dataset.list_pictures(folder))
                 print(f'{len(files)} masks of {folder} are in {next(iter(files.values())).parent}')
 
-    def test(self, source: checkpoints.Checkpoint) -> None:
-        """Masks, pictures and figures of testA; translations of testB where they can be had."""
+    def test(self, source: checkpoints.Checkpoint) -> int:
+        """Masks, pictures and figures of testA; translations of testB where they can be had. Files
+        that cannot be used are left out and listed; the exit code, 1 where there were any."""
         settings = self.settings
-        cases = dataset.find_cases(settings.data_folder, 'test')
-        dataset.check_cases(cases)
+        problems = dataset.Problems()
+        cases = dataset.check_cases(dataset.find_cases(settings.data_folder, 'test', problems),
+                                    problems)
+        if not cases:
+            problems.settle(skip=False)
         network = mask_network(source, settings, self.device)
         rule, exponent = self._rule(selection.stored_choice(source))
         # a student needs no teacher; its masks are shown beside the student's
         is_student = settings.scheme == 'student'
         teacher = (None if settings.stage < 2 or is_student and not settings.pictures
                    else self._teacher(source.path.parent, needed=not is_student))
-        stage_1_masks = teacher.masks('testA') if teacher else None
+        stage_1_masks = teacher.masks('testA', [case.picture for case in cases]) if teacher else None
 
         folder = settings.result_folder / f'test{settings.stage}' / source.path.stem
         results = ResultFolder(folder)
@@ -459,10 +477,11 @@ class Trainer:
             made = parallel.gather(list(tqdm(made, 'testing', len(mine), unit=' images',
                                              mininterval=bar_interval())))
         if settings.pictures:
-            self._translate_normal(source, results)
+            self._translate_normal(source, results, problems)
         parallel.wait()
+        code = 1 if problems.reasons else 0
         if not parallel.is_first():
-            return
+            return code
         results.rows = [row for row, _ in made if row]
         results.write_overview(cases)
         used = {'dataset': settings.dataset, 'stage': settings.stage,
@@ -471,9 +490,14 @@ class Trainer:
                 'clear_corners': settings.clear_corners}
         if teacher:
             used['stage_1_masks'] = teacher.origin
+        if problems.reasons:
+            used['left_out'] = [str(path) for path in problems.reasons]
         results.write_metrics(used)
         results.finish()
         self._report(results, used, len(cases), sum(is_blank for _, is_blank in made))
+        if code:
+            print(f'left out, since they cannot be used:\n{problems.listing}', file=sys.stderr)
+        return code
 
     @staticmethod
     def _report(results, used, count, blank):
@@ -489,7 +513,7 @@ class Trainer:
             print(f'{blank} of {count} segmentations are empty or cover over 90 % of the picture')
         print(f'results are in {results.final}')
 
-    def _translate_normal(self, source, results) -> None:
+    def _translate_normal(self, source, results, problems) -> None:
         """testB through genB2A into translated_B/."""
         settings = self.settings
         if settings.scheme != 'published' or not (settings.data_folder / 'testB').is_dir():
@@ -498,7 +522,9 @@ class Trainer:
             print('no translations of testB: the checkpoint holds no genB2A')
             return
         network = mask_network(source, settings, self.device, 'genB2A')
-        paths = parallel.my_share(dataset.list_pictures(settings.data_folder / 'testB'))
+        paths = dataset.list_pictures(settings.data_folder / 'testB', problems)
+        dataset.check_pictures(paths, problems)
+        paths = parallel.my_share(problems.without(paths))
         for _ in soft_masks(network, paths, settings, self.device, with_pictures=True,
                             finish=lambda soft: results.write('translated_B', soft.path.stem,
                                                               soft.fake)):

@@ -70,7 +70,7 @@ def figures_on_test(path, name, data_root, result_dir):
     companions = None
     if settings.stage == 2 and settings.scheme == 'published':
         teacher = Teacher(settings, choose_teacher(settings, path.parent), device)
-        companions = teacher.masks('testA')
+        companions = teacher.masks('testA', [case.picture for case in cases])
     exponent = stored_choice(source)['crf_t']
     made = soft_masks(mask_network(source, settings, device), [case.picture for case in cases],
                       settings, device, companions)

@@ -57,8 +57,10 @@ def test_broken_pictures_are_named(tmp_path):
     draw(tmp_path, ['good.png', 'cut.png'])
     (tmp_path / 'cut.png').write_bytes((tmp_path / 'cut.png').read_bytes()[:200])
     (tmp_path / 'text.jpg').write_text('no picture')
-    with pytest.raises(UserError, match=r'cut\.png.*1 more'):
-        dataset.check_pictures(dataset.list_pictures(tmp_path))
+    problems = dataset.Problems()
+    dataset.check_pictures(dataset.list_pictures(tmp_path), problems)
+    with pytest.raises(UserError, match=r'(?s)2 files cannot be used.*cut\.png.*text\.jpg'):
+        problems.settle(skip=False)
 
 
 def test_labels_above_one_half_are_lesion(tmp_path):
@@ -76,7 +78,8 @@ def test_both_layouts(tmp_path):
         cases = dataset.find_cases(root, 'test')
         assert [case.name for case in cases] == ['x1', 'x2']
         assert cases[0].label is None and cases[1].label == root / labels / 'x2_segmentation.png'
-        dataset.check_cases(cases)
+        problems = dataset.Problems()
+        assert dataset.check_cases(cases, problems) == cases and not problems.reasons
 
 
 def test_label_ending_in_either_case(data_root):
@@ -105,8 +108,10 @@ def test_what_a_folder_lists(tmp_path):
 def test_label_without_picture_or_of_another_size(data_root):
     labels = data_root / 'Tiny' / 'test' / 'labels'
     draw_labels(labels, ['t2'], size=(30, 36))
-    with pytest.raises(UserError, match=r't2_segmentation\.png: is 30×36 px, but t2\.png is 40×36'):
-        dataset.check_cases(dataset.find_cases(data_root / 'Tiny', 'test'))
+    problems = dataset.Problems()
+    cases = dataset.check_cases(dataset.find_cases(data_root / 'Tiny', 'test'), problems)
+    assert [bool(case.label) for case in cases] == [True, True, False]
+    assert problems.reasons == {labels / 't2_segmentation.png': '30×36 px, but t2.png is 40×36 px'}
     (labels / 't2_segmentation.png').rename(labels / 't2.png')
     with pytest.raises(UserError, match=r'labels are named <image stem>_segmentation'):
         dataset.find_cases(data_root / 'Tiny', 'test')

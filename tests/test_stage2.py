@@ -163,7 +163,8 @@ def test_masks_are_made_anew_only_for_another_teacher(stage_1, tiny_settings):
     def masks():
         teacher = Teacher(tiny_settings(stage=2, result_dir=str(stage_1.results.parent)), file,
                           torch.device('cpu'))
-        return teacher.masks('trainA')['a0'].stat().st_mtime_ns
+        paths = dataset.list_pictures(stage_1.data / "trainA")
+        return teacher.masks('trainA', paths)['a0'].stat().st_mtime_ns
 
     first = masks()
     assert masks() == first
