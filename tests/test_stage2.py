@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import checkpoint as checkpoints
+import dataset
 from conftest import STAGE_1, TINY, TINY_FLAGS, Places, assert_one_line_error, command, same
 from masks import Teacher, average_over_flips, mask_network
 from networks import MaskPrediction
@@ -65,7 +66,7 @@ def test_the_whole_way_with_a_student(stage_1):
     for folder in ('trainA', 'trainB', 'testA', 'test'):
         (stage_1.data / 'aside' / folder).rename(stage_1.data / folder)
     table = [line for line in out.splitlines() if line.startswith('Tiny_params_')]
-    assert len(table) == 2 * (4 + 8)  # checkpoints × (four rules + the CRF with eight t)
+    assert len(table) == 2 * (5 + 8)  # checkpoints × (five rules + the CRF with eight t)
     column = [float(line.split()[-5]) for line in table]
     assert column == sorted(column, reverse=True)
     val = json.loads((run / 'val.json').read_text())
@@ -163,7 +164,7 @@ def test_masks_are_made_anew_only_for_another_teacher(stage_1, tiny_settings):
     def masks():
         teacher = Teacher(tiny_settings(stage=2, result_dir=str(stage_1.results.parent)), file,
                           torch.device('cpu'))
-        paths = dataset.list_pictures(stage_1.data / "trainA")
+        paths = dataset.list_pictures(stage_1.data / 'trainA')
         return teacher.masks('trainA', paths)['a0'].stat().st_mtime_ns
 
     first = masks()
