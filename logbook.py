@@ -11,6 +11,9 @@ from metrics import FIGURES
 from utils import make_folder
 
 
+MOST_SHEETS = 200
+
+
 def set_earlier_run_aside(result_folder: Path, stage: int) -> Path | None:
     """Move what an earlier run and its tests left to `earlier_<time>`; None if there was no run.
 
@@ -95,10 +98,15 @@ class TrainingLog:
         self.flush()
 
     def add_sheet(self, iteration: int, rows: dict[str, list[np.ndarray]]) -> None:
-        """`A2B_<7 digits>.png`: the rows under each other."""
+        """`A2B_<7 digits>.png`: the rows under each other. The newest MOST_SHEETS stay; TensorBoard,
+        whose files only grow, gets no more than that either."""
         sheet = pictures.sheet(rows)
         Image.fromarray(sheet).save(self.sheet_folder / f'A2B_{iteration:07d}.png')
-        self.board.add_image('A2B', sheet, iteration, dataformats='HWC')
+        there = sorted(self.sheet_folder.glob('A2B_*.png'))
+        for path in there[:-MOST_SHEETS]:
+            path.unlink()
+        if len(there) <= MOST_SHEETS:
+            self.board.add_image('A2B', sheet, iteration, dataformats='HWC')
         self.flush()
 
     def flush(self) -> None:

@@ -49,6 +49,8 @@ FLAGS = {
                          'stage 1 (or 0) whose masks it starts from (its own choice: for stage 2 '
                          'syn_* folders of the data set; else the best of the stage before)'),
         ('resume', boolean, 'train: go on from the newest checkpoint of the run'),
+        ('dry_run', boolean, 'train: check data, networks, memory, disk and permissions, say what '
+                             'would be done, and stop'),
         ('skip_bad', boolean, 'train, val: go on without files that cannot be used, and say which'),
     ],
     'networks': [
@@ -311,6 +313,9 @@ def run(flags: dict) -> int:
         make_folder(wanted.data_folder.parent, '--data_root')
         phantom.write_phantom(wanted.data_folder)
     parallel.wait()
+    if wanted.dry_run:
+        dry_run(runs)
+        return 0
     code = 0
     for part, only in zip(runs, only_best):
         if only:
@@ -325,6 +330,24 @@ def run(flags: dict) -> int:
             break
     parallel.finish()
     return code
+
+
+def dry_run(runs: list[dict]) -> None:
+    """Say what a command's training would do; raises UserError where it could not be done."""
+    from trainer import Trainer
+
+    before = {}
+    for flags in runs:
+        wanted = presets.resolve(flags)
+        if wanted.phase != 'train':
+            continue
+        if wanted.stage == 2:  # it takes the size of pictures over from stage 1
+            inherited = before if before else inherited_settings(wanted)
+            wanted = presets.resolve(flags, inherited=inherited)
+        elif wanted.stage == 1:
+            before = {name: getattr(wanted, name) for name in ('img_size', 'img_ch')}
+        Trainer(wanted).rehearse()
+    print('dry run: nothing was written')
 
 
 def run_one(flags: dict) -> int:

@@ -175,7 +175,7 @@ ARCHITECTURE_FIELDS = tuple(field.name for field in fields(Architecture))
 # where and how a run takes place, not what it computes: a resumed run may differ in them
 PLACE_FIELDS = ('phase', 'device', 'data_root', 'result_dir', 'checkpoint', 'teacher', 'resume',
                 'num_workers', 'cache_mb', 'compile', 'benchmark_flag', 'pictures', 'postprocess',
-                'crf_t')
+                'crf_t', 'dry_run')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +231,7 @@ class Settings(Architecture):
     compile: bool = False
     pictures: bool = True
     resume: bool = False
+    dry_run: bool = False  # train: check and say what would be done, and stop
     skip_bad: bool = False  # train, val: go on without files that cannot be used
     benchmark_flag: bool = False
     device: str = 'auto'
@@ -267,6 +268,8 @@ class Settings(Architecture):
             raise UserError(f'--lr {self.lr}: has to be above 0')
         if self.img_ch not in (1, 3):
             raise UserError(f'--img_ch {self.img_ch}: has to be 3 (colour) or 1 (grey)')
+        if self.dry_run and self.phase != 'train':
+            raise UserError(f'--dry_run True: of --phase train alone, not of {self.phase}')
         if Path(self.dataset).name != self.dataset or self.dataset in ('', '.', '..'):
             raise UserError(f'--dataset {self.dataset!r}: has to be the plain name of a folder '
                             'in --data_root')

@@ -13,6 +13,7 @@ import checkpoint as checkpoints
 import dataset
 import interruption
 import parallel
+import rehearsal
 import selection
 import steps
 from label_transfer import LabelTransfer
@@ -66,6 +67,7 @@ class Trainer:
         folder = make_folder(settings.run_folder)
         train_pictures, store, val_cases = self._checked_data()
         teacher = self._teacher(folder if settings.resume else None)
+        rehearsal.check_memory(settings)
 
         self._prepare_learner(start_from)
         if self.iteration >= settings.iteration:
@@ -128,6 +130,11 @@ class Trainer:
         print(f'finished at iteration {self.iteration}; checkpoints are in {folder}')
         if remark := getattr(self.learner, 'remark', str)():
             print(remark)
+
+    def rehearse(self) -> None:
+        """Check everything that `train` needs and print what it would do; nothing is written."""
+        pictures, _, val_cases = self._checked_data()
+        rehearsal.rehearse(self.settings, pictures, val_cases)
 
     def _checked_data(self):
         """Training pictures by domain, the store they are read from, and val cases, all of which

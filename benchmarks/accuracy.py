@@ -80,7 +80,10 @@ class Place:
             if stage == 1:
                 size = (self.options.size if folder == 'ours' else self.options.published).split()
             size += INSTEAD.get((self.name, folder), [])
-            extra = ['--renew_freq', '0', '--fit', 'False'] if folder == 'ceiling' else []
+            extra = []
+            if folder == 'ceiling':  # which has no stage 1 to take the size over from
+                own = self.options.size.split()
+                extra = ['--renew_freq', '0', '--fit', 'False', *own[own.index('--img_size'):][:2]]
             self.program('--phase', 'train', *places, *flags, *size, *extra, '--seed', self.seed,
                          '--resume', 'True')
             chosen = run / 'best.pt' if folder != 'ceiling' else checkpoints.numbered(
