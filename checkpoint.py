@@ -251,47 +251,43 @@ def _checked_settings(path: Path, saved) -> dict:
     return {name: value for name, value in saved.items() if name in types}
 
 
-def _fitting_networks(checkpoint: Checkpoint, architecture: Architecture,
-                      names: list[str]) -> torch.nn.ModuleDict:
-    """Networks without storage, of the keys and shapes in the file; raises UserError."""
-    tensors = max(map(len, checkpoint.networks.values()))
-    if max(architecture.n_res, architecture.n_dis) > tensors:  # each block has some
-        raise UserError(f'{checkpoint.path}: damaged: {tensors} tensors cannot be '
-                        f'{architecture.n_res} residual blocks')
-    try:
-        with torch.device('meta'):
-            networks = build_networks(architecture, names)
-    except (RuntimeError, ValueError, OverflowError):
-        raise UserError(f'{checkpoint.path}: damaged: no network can be as its settings say') \
-            from None
-    for name in names:
-        state = checkpoint.networks[name]
-        shapes = {key: tuple(tensor.shape) for key, tensor in networks[name].state_dict().items()}
-        given = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        wrong = [f'{key} is {given.get(key, "missing")} instead of {shapes.get(key, "absent")}'
-                 for key in sorted(shapes.keys() | given.keys())
-                 if shapes.get(key) != given.get(key)]
-        if wrong:
-            more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
-            raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
-        if not all(tensor.isfinite().all() for tensor in state.values()):
-            raise UserError(f'{checkpoint.path}: {name} holds numbers that are not finite; damaged')
-    return networks
+def _check_fit(checkpoint: Checkpoint, name: str, network: torch.nn.Module) -> None:
+    """Raises UserError where keys or shapes in the file are not the network's."""
+    state = checkpoint.networks[name]
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    given = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    wrong = [f'{key} is {given.get(key, "missing")} instead of {shapes.get(key, "absent")}'
+             for key in sorted(shapes.keys() | given.keys()) if shapes.get(key) != given.get(key)]
+    if wrong:
+        more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
+        raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError(f'{checkpoint.path}: {name} holds numbers that are not finite; damaged')
 
 
-def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint,
-                  architecture: Architecture) -> None:
+def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint) -> None:
     """Copy the file's tensors into the networks of the same names; raises UserError before."""
     names = [name for name in networks if name in checkpoint.networks]
-    _fitting_networks(checkpoint, architecture, names)
+    for name in names:
+        _check_fit(checkpoint, name, networks[name])
     for name in names:
         networks[name].load_state_dict(checkpoint.networks[name])
 
 
 def take_network(checkpoint: Checkpoint, architecture: Architecture, name: str) -> torch.nn.Module:
-    """The network of that name, made of the file's own tensors: no memory or random number is spent
-    on initial weights. Raises UserError."""
-    network = _fitting_networks(checkpoint, architecture, [name])[name]
+    """The generator, locator or student of that name, made of the file's own tensors: no memory and
+    no random number is spent before it is known to fit. Raises UserError."""
+    tensors = len(checkpoint.networks[name])
+    if architecture.n_res > tensors:  # each block has some
+        raise UserError(f'{checkpoint.path}: damaged: {tensors} tensors cannot be '
+                        f'{architecture.n_res} residual blocks')
+    try:
+        with torch.device('meta'):
+            network = build_networks(architecture, [name])[name]
+    except (RuntimeError, ValueError, OverflowError):
+        raise UserError(f'{checkpoint.path}: damaged: no network can be as its settings say') \
+            from None
+    _check_fit(checkpoint, name, network)
     network.load_state_dict(checkpoint.networks[name], assign=True)
     return network.float()  # files for testing hold half precision
 

@@ -438,11 +438,11 @@ class Discriminator(nn.Module):
     and the linears of the attention carry spectral norm.
     """
 
-    def __init__(self, depth: int, architecture: Architecture):
+    def __init__(self, depth: int, architecture: Architecture, wrap=spectral_norm):
         super().__init__()
 
         def conv(in_channels, out_channels, stride, bias=True):
-            return spectral_norm(nn.Conv2d(in_channels, out_channels, 4, stride, padding=1,
+            return wrap(nn.Conv2d(in_channels, out_channels, 4, stride, padding=1,
                                            padding_mode='reflect', bias=bias))
 
         leaky = nn.LeakyReLU(0.2, inplace=True)
@@ -452,7 +452,7 @@ class Discriminator(nn.Module):
             layers += [conv(channels, 2 * channels, stride), leaky]
             channels *= 2
         self.features = nn.Sequential(*layers)
-        self.class_attention = ClassAttention(channels, leaky, wrap=spectral_norm)
+        self.class_attention = ClassAttention(channels, leaky, wrap)
         self.output = conv(channels, 1, 1, bias=False)
 
     def forward(self, image: Tensor) -> Judgement:
@@ -576,9 +576,9 @@ class SegmentationNetwork(nn.Module):
         return MaskPrediction(torch.sigmoid(self(image).float()))
 
 
-def build_networks(architecture: Architecture, names=None) -> nn.ModuleDict:
+def build_networks(architecture: Architecture, names=None, wrap=spectral_norm) -> nn.ModuleDict:
     """The networks of a scheme (or those named), freshly initialised: the published six, the
-    locator, or the student's."""
+    locator, or the student's. `wrap` is applied to the discriminators' layers."""
     generator = {'first': FirstGenerator, 'second': SecondGenerator}[architecture.generation]
     depth = {'disG': architecture.n_dis + 1, 'disL': architecture.n_dis - 1}
     if names is None:
@@ -590,7 +590,7 @@ def build_networks(architecture: Architecture, names=None) -> nn.ModuleDict:
         if name in STUDENT_NETWORKS:
             return SegmentationNetwork(architecture)
         return (generator(architecture) if name in GENERATORS
-                else Discriminator(depth[name[:4]], architecture))
+                else Discriminator(depth[name[:4]], architecture, wrap))
 
     return nn.ModuleDict({name: build(name) for name in names})
 

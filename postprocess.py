@@ -22,8 +22,8 @@ EXPONENTS = tuple(range(1, 9))  # published: the CRF's background exponents that
 
 
 def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
-    """A soft mask H×W in [0, 1] as uint8, 255 = lesion."""
-    return np.rint(np.clip(soft_mask, 0, 1) * 255).astype(np.uint8)
+    """A soft mask H×W in [0, 1] as uint8, 255 = lesion; what is no number is no lesion."""
+    return np.rint(np.nan_to_num(np.clip(soft_mask, 0, 1)) * 255).astype(np.uint8)
 
 
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None,

@@ -189,7 +189,7 @@ class Trainer:
         self.learner = kind[self.settings.scheme](self.settings, self.device)
         if not start_from:
             return
-        checkpoints.load_networks(self.learner.networks, start_from, self.settings)
+        checkpoints.load_networks(self.learner.networks, start_from)
         missing = [name for name in self.learner.networks if name not in start_from.networks]
         if missing:
             print(f'not in {start_from.path}, so newly initialised: {", ".join(missing)}')

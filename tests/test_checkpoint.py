@@ -45,7 +45,7 @@ def test_architecture_and_weights_are_read_off_an_authors_file(architecture, tmp
     assert all(getattr(settings, name) == getattr(architecture, name)
                for name in Architecture.__annotations__)
     loaded = build_networks(settings)
-    checkpoints.load_networks(loaded, source, settings)
+    checkpoints.load_networks(loaded, source)
     for name, network in networks.items():
         for key, tensor in network.state_dict().items():
             assert torch.equal(loaded[name].state_dict()[key], tensor), f'{name}.{key}'
@@ -92,10 +92,10 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path):
     torch.save(content, tmp_path / 'x.pt')
     source = checkpoints.read(tmp_path / 'x.pt')
     with pytest.raises(UserError, match=r'genA2B .*class_attention\.merge\.bias is missing'):
-        checkpoints.load_networks(build_networks(CASES[0]), source, CASES[0])
+        checkpoints.load_networks(build_networks(CASES[0]), source)
     del source.networks['genA2B']
     with pytest.raises(UserError, match=r'disGA .*is \(3,\) instead of \(1,\)'):
-        checkpoints.load_networks(build_networks(CASES[0]), source, CASES[0])
+        checkpoints.load_networks(build_networks(CASES[0]), source)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_the_part_for_test_is_small_and_loads(saved, tmp_path):
     assert set(source.networks) == {'genA2B'}
     assert small.stat().st_size < path.stat().st_size / 5
     networks = build_networks(learner.settings, ['genA2B'])
-    checkpoints.load_networks(networks, source, learner.settings)
+    checkpoints.load_networks(networks, source)
     wanted = learner.networks['genA2B'].state_dict()
     for key, tensor in networks['genA2B'].state_dict().items():
         assert tensor.dtype == torch.float32 and torch.allclose(tensor, wanted[key], atol=1e-3)

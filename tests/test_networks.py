@@ -30,7 +30,7 @@ def vectors(request, tmp_path):
                                            'identity_weight', 'cam_weight', 'recon_weight')}
     settings = resolve({'img_size': 128, 'device': 'cpu', **unit_weights}, source.settings)
     learner = LabelTransfer(settings, torch.device('cpu'))
-    checkpoints.load_networks(learner.networks, source, settings)
+    checkpoints.load_networks(learner.networks, source)
     learner.networks.eval()
     return content, learner
 
