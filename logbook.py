@@ -1,5 +1,6 @@
 """What a training run writes beside its checkpoints: losses.csv, TensorBoard, sheets, val.csv."""
 import csv
+import itertools
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def set_earlier_run_aside(result_folder: Path, stage: int) -> Path | None:
     old = [folder for folder in folders.values() if folder.is_dir() and any(folder.iterdir())]
     if not old or old == [folders['test']]:  # a test of another checkpoint is no run
         return None
-    aside = result_folder / f'earlier_{datetime.now():%Y%m%d_%H%M%S}'
+    name = f'earlier_{datetime.now():%Y%m%d_%H%M%S}'
+    aside = next(folder for number in itertools.count(1)  # several runs may begin in one second
+                 if not (folder := result_folder / (name + (f'_{number}' if number > 1 else '')))
+                 .exists())
     make_folder(aside)
     for folder in old:
         folder.rename(aside / folder.name)

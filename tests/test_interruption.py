@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from unittest import mock
 
 import pytest
@@ -242,3 +243,13 @@ def test_a_picture_that_vanishes_is_named_and_the_run_is_kept(places):
     assert stopped.returncode == 1, stopped.stderr
     last = stopped.stderr.splitlines()[-1]
     assert 'trainA/a' in last and 'Tiny_params_0000002.pt is kept' in last
+
+
+def test_runs_that_begin_in_one_second_all_stay(places):
+    with mock.patch('logbook.datetime') as clock:
+        clock.now.return_value = datetime(2030, 1, 1)
+        for _ in range(4):
+            places.done(*RUN, *STAGE_1, '--iteration', 1)
+    earlier = sorted(path.name for path in places.results.glob('earlier_*'))
+    assert earlier == ['earlier_20300101_000000', *(f'earlier_20300101_000000_{n}' for n in (2, 3))]
+    assert all((places.results / name / 'model1' / 'best.pt').is_file() for name in earlier)
