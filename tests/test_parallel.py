@@ -2,8 +2,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,12 +15,22 @@ from conftest import PROJECT, STAGE_1, TINY_FLAGS, command, same
 PROCESSES = 2
 
 
-def torchrun(*arguments, cwd):
-    return subprocess.run(
+def launch(*arguments, cwd):
+    """torchrun with the program, begun and not waited for."""
+    return subprocess.Popen(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node',
          str(PROCESSES), str(PROJECT / 'main.py'), *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=300,
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+
+def torchrun(*arguments, cwd):
+    running = launch(*arguments, cwd=cwd)
+    try:
+        out, err = running.communicate(timeout=300)
+    finally:
+        running.kill()
+    return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
 
 def losses(folder, stage):
@@ -127,3 +139,27 @@ def test_ranks_end_with_equal_networks(data_root, tmp_path):
     states = [torch.load(tmp_path / 'results' / 'Tiny' / 'model1' / f'of_{number}',
                          weights_only=True) for number in range(2)]
     assert same(*states)
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+def test_a_signal_to_torchrun_saves_in_order(name, data_root, tmp_path):
+    flags = ['--data_root', data_root, '--dataset', 'Tiny', *TINY_FLAGS, *STAGE_1, '--batch_size', 2,
+             '--print_freq', 10 ** 6, '--save_freq', 10 ** 6, '--result_dir', tmp_path / 'results']
+    running = launch(*flags, '--iteration', 10 ** 6, cwd=tmp_path)
+    log = tmp_path / 'results' / 'Tiny' / 'log1' / 'losses.csv'
+    try:
+        until = time.monotonic() + 120
+        while not log.is_file() and running.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(2)  # some iterations; the log is not flushed before a checkpoint
+        running.send_signal(getattr(signal, name))
+        _, said = running.communicate(timeout=120)
+    finally:
+        running.kill()
+    assert f'{name}: finishing this iteration' in said and '--resume True goes on from it' in said
+    saved, = (tmp_path / 'results' / 'Tiny' / 'model1').glob('Tiny_params_*.pt')
+    reached = int(saved.stem[-7:])
+    assert reached >= 1
+    again = command(*flags, '--iteration', reached + 1, '--resume', 'True', cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(losses(tmp_path / 'results', 1)) == reached + 1
