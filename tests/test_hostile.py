@@ -80,7 +80,7 @@ def test_flipped_bits_and_cut_files(files, name, tmp_path):
     path = tmp_path / 'x.pt'
     assert loads(files / f'{name}.pt')
     rng = random.Random(name)
-    for number in range(60):
+    for number in range(45):
         data = bytearray(whole)
         if number % 3:
             # among what describes the content, where a bit does most, and anywhere
@@ -128,7 +128,7 @@ def test_changed_keys_shapes_and_values(files, name, tmp_path):
     path = tmp_path / 'x.pt'
     rng = random.Random(name)
     outcomes = []
-    for _ in range(60):
+    for _ in range(45):
         content = copy.deepcopy(whole)
         for _ in range(rng.choice((1, 1, 2, 5))):
             mutate(content, rng)
