@@ -358,7 +358,8 @@ def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteratio
         **{name: network.state_dict() for name, network in networks.items()},
         'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
-        'settings': settings.of_the_run(), 'progress': progress or {}, 'random_state': random_state}, path)
+        'settings': settings.of_the_run(), 'progress': progress or {},
+        'random_state': random_state}, path)
 
 
 def mark_best(path: Path) -> None:

@@ -407,7 +407,7 @@ def train(trainer, source) -> int:
     try:
         trainer.train(source)
     except KeyboardInterrupt as signal:
-        say_how_to_go_on(f'{signal}: left at once')
+        say_how_to_go_on(f'{str(signal) or "interrupted"}: left at once')
         return INTERRUPTED
     except (Diverged, OSError) as problem:
         say_how_to_go_on(f'stopped: {problem}')

@@ -204,7 +204,8 @@ class Trainer:
             if 'cuda' in start_from.random_state and self.device.type == 'cuda':
                 torch.cuda.set_rng_state_all(
                     start_from.random_state['cuda'][:torch.cuda.device_count()])
-            self.mask_share = start_from.progress.get('mask_share')
+            share = start_from.progress.get('mask_share')
+            self.mask_share = None if share is None else float(share)
             self.bad_steps.count = int(start_from.progress.get('skipped', 0))
             if 'recent_loss' in start_from.progress:
                 self.learner.recent_loss.fill_(start_from.progress['recent_loss'])
