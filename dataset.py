@@ -68,12 +68,15 @@ class Problems:
         """Where there are any: raises UserError with all of them, or with `skip` says how many."""
         if not self.reasons:
             return
-        count = 'one file' if len(self.reasons) == 1 else f'{len(self.reasons)} files'
+        count = len(self.reasons)
         if skip:
-            print(f'--skip_bad True: going on without {count} that cannot be used:\n{self.listing}')
-            return
-        raise UserError(f'{count} cannot be used; mend or remove, or go on without by --skip_bad '
-                        f'True:\n{self.listing}')
+            print(f'--skip_bad True: going on without {count} '
+                  f'{"file" if count == 1 else "files"} that cannot be used:\n{self.listing}')
+        elif count == 1:
+            raise UserError(f'{self.listing.strip()}; or go on without it by --skip_bad True')
+        else:
+            raise UserError(f'{count} files cannot be used; mend or remove them, or go on without '
+                            f'by --skip_bad True:\n{self.listing}')
 
 
 def list_pictures(folder: Path, problems: Problems | None = None) -> list[Path]:

@@ -115,7 +115,9 @@ class Trainer:
                     last = self.iteration == settings.iteration
                     if parallel.is_first() and (last or self.iteration % settings.print_freq == 0):
                         log.add_sheet(self.iteration, self._sheet(shown))
-                    if last or self.iteration % settings.save_freq == 0:
+                    # after a skipped step weights may be bad already; wait for a good one
+                    due = self.iteration % settings.save_freq == 0 and not self.bad_steps.in_a_row
+                    if last or due:
                         self._score_and_save(folder, val_cases, val_masks, train_masks, log)
                     elif self.stopped:  # unscored: who sends signals does not wait long
                         self._save(folder, log)
@@ -330,7 +332,8 @@ class Trainer:
         self._save(folder, log, improved)
 
     def _save(self, folder: Path, log, is_best: bool = False) -> None:
-        """Write the checkpoint of this iteration, and delete what --keep no longer holds."""
+        """Write the checkpoint of this iteration, and delete what --keep no longer holds, unless it
+        may be a bad one."""
         settings = self.settings
         for name, network in self.learner.networks.items():
             if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
@@ -347,7 +350,8 @@ class Trainer:
                              self.best_score, self.learner.optimizers, progress)
             if is_best:
                 checkpoints.mark_best(path)
-            checkpoints.prune(folder, settings.dataset, settings.keep)
+            if not self.bad_steps.in_a_row:
+                checkpoints.prune(folder, settings.dataset, settings.keep)
         self.last_saved = path
 
     def _score(self, cases: list[dataset.Case], stage_1_masks) -> dict[str, float]:
