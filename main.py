@@ -275,8 +275,11 @@ def plan(flags: dict) -> list[dict]:
     runs = [first]
     begun = wanted.resume and any(wanted.run_folder.glob(f'{wanted.dataset}_params_*.pt'))
     if wanted.location_weight and not wanted.teacher and not begun:
-        # as part of stage 1 a locator that is there is kept, and one begun is finished
-        runs.insert(0, others | {'stage': 0} | ({} if whole else {'resume': True}))
+        locator = others | {'stage': 0}
+        folder = presets.resolve(locator).run_folder
+        if not whole and any(folder.glob(f'{wanted.dataset}_params_*.pt')):
+            locator['resume'] = True  # one that is there is kept, and one begun is finished
+        runs.insert(0, locator)
     if whole and (wanted.recipe, wanted.generation) != ('published', 'second'):
         scheme = {name: flags[name] for name in ('scheme',) if name in flags}
         runs.append(others | scheme | {'stage': 2})
