@@ -1,6 +1,7 @@
 """Data sets with files that cannot be used: training says which, test goes on with the rest."""
 import csv
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -58,7 +59,7 @@ BAD = {
     'text': (lambda path: path.write_text('not a picture'), 'cannot identify'),
     'zero bytes': (lambda path: path.touch(), 'cannot identify'),
     'dangling link': (lambda path: path.symlink_to('nowhere.png'), 'No such file'),
-    'symlink loop': (loop, 'symbolic links'),
+    'symlink loop': (loop, 'symbolic links|Symlink loop'),  # as Pillow's versions say it
     'same stem': (same_stem, 'named as'),
 }
 
@@ -70,12 +71,12 @@ def test_training_lists_what_it_cannot_use_or_goes_on_without(places, kind):
     make(folder / 'z bad ü.png')
     refused = places.run(*RUN)
     assert refused.returncode == 2 and 'Traceback' not in refused.stderr
-    assert reason in refused.stderr and '--skip_bad' in refused.stderr
+    assert re.search(reason, refused.stderr) and '--skip_bad' in refused.stderr
     assert str(folder) in refused.stderr
     assert not any(path.is_file() for path in places.results.rglob('*'))
     went_on = places.run(*RUN, '--skip_bad', 'True')
     assert went_on.returncode == 0, went_on.stderr
-    assert 'going on without' in went_on.stdout and reason in went_on.stdout
+    assert 'going on without' in went_on.stdout and re.search(reason, went_on.stdout)
 
 
 def test_all_offenders_of_all_folders_are_listed(places):
