@@ -1,4 +1,4 @@
-"""What a training run writes beside its checkpoints: losses.csv, TensorBoard, sheets, val.csv."""
+"""What a training run writes beside its checkpoints: losses.csv, val.csv, their curves, sheets."""
 import csv
 import itertools
 from datetime import datetime
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import curves
 import pictures
 from metrics import FIGURES
 from utils import make_folder
@@ -69,7 +70,7 @@ class TrainingLog:
             return
         from torch.utils.tensorboard import SummaryWriter  # seconds to import, used only here
 
-        folder = make_folder(result_folder / f'log{stage}')
+        folder = self.folder = make_folder(result_folder / f'log{stage}')
         self.sheet_folder = make_folder(result_folder / f'img{stage}')
         self.losses = CsvLog(folder / 'losses.csv', loss_names, start)
         self.val = CsvLog(folder / 'val.csv', list(FIGURES), start)
@@ -112,6 +113,7 @@ class TrainingLog:
         if len(there) <= MOST_SHEETS:
             self.board.add_image('A2B', sheet, iteration, dataformats='HWC')
         self.flush()
+        curves.draw(self.folder)
 
     def flush(self) -> None:
         if not self.writes:
@@ -130,3 +132,4 @@ class TrainingLog:
         if self.score:
             self.score.close()
         self.board.close()
+        curves.draw(self.folder)
