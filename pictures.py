@@ -39,6 +39,13 @@ def outline(picture: np.ndarray, mask: np.ndarray, colour: tuple) -> np.ndarray:
     return cv2.drawContours(picture.copy(), contours, -1, colour, thickness)
 
 
+def outlines(picture: np.ndarray, segmentation: np.ndarray, label: np.ndarray | None) -> np.ndarray:
+    """The picture with the outline of a segmentation and, under it, that of the label."""
+    if label is not None:
+        picture = outline(picture, label, LABEL_COLOUR)
+    return outline(picture, segmentation, SEGMENTATION_COLOUR)
+
+
 def sheet(rows: dict[str, list[np.ndarray]], size: int = 128) -> np.ndarray:
     """Rows of pictures under each other, each row with its name, every picture size × size."""
     lines = []

@@ -9,12 +9,14 @@ from PIL import Image
 
 import parallel
 import pictures
+import report
 from dataset import Case, read_label, read_picture
 from metrics import FIGURES, five_figures, mean_figures
 from utils import make_folder
 
 
 OVERVIEW_CASES = 8
+MOST_IN_REPORT = 2000
 OVERVIEW_ROWS = ('image', 'heatmap', 'stage_1_mask', 'mask', 'segmentation', 'label', 'translated',
                  'overlay')
 
@@ -74,10 +76,7 @@ class ResultFolder:
         self.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
         label = read_label(case.label) if case.label else None
         if image is not None:
-            if label is not None:
-                image = pictures.outline(image, label, pictures.LABEL_COLOUR)
-            self.write('overlay', case.name,
-                       pictures.outline(image, segmentation, pictures.SEGMENTATION_COLOUR))
+            self.write('overlay', case.name, pictures.outlines(image, segmentation, label))
         return label if label is None else {'name': case.name,
                                             **five_figures(segmentation, label)}
 
@@ -93,6 +92,29 @@ class ResultFolder:
         summary = {**used, 'images': len(self.rows), 'mean': mean_figures(self.rows),
                    'per_image': self.rows}
         (self.folder / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')
+
+    def write_report(self, used: dict, cases: list[Case]) -> None:
+        """report.html; of very many cases it shows those of lowest JA, without labels the first."""
+        figures = {row['name']: {figure: row[figure] for figure in FIGURES} for row in self.rows}
+        shown = sorted(cases, key=lambda case: figures.get(case.name, {}).get('JA', 101))
+        shown = set(shown[:MOST_IN_REPORT])
+
+        def entries():
+            for case in cases:
+                if case not in shown:
+                    continue
+                files = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
+                made = {kind: file for kind, file in files.items() if file.is_file()}
+                made |= {'image': case.picture}
+                if case.label:
+                    made |= {'label': read_label(case.label).astype(np.uint8) * 255}
+                yield report.Entry(case.name, made, figures.get(case.name))
+
+        facts = {name.replace('_', ' '): str(value) for name, value in used.items()
+                 if value not in (None, False, [])}
+        if len(cases) > len(shown):
+            facts['shown below'] = f'{len(shown)} of {len(cases)} pictures, those of lowest JA first'
+        report.write(self.folder / 'report.html', f'{used["dataset"]}: test', facts, entries())
 
     def finish(self) -> None:
         """Replace the results of an earlier test of this checkpoint by these."""

@@ -126,6 +126,15 @@ def write(folder: Path, dataset_name: str, images: int, rows: list[dict]) -> Non
     os.replace(temporary, folder / 'val.json')
 
 
+def chosen_rule(settings, chosen: dict) -> tuple[str, float]:
+    """The rule of post-processing and the CRF's exponent: what the user said, else what val chose for
+    the checkpoint (`stored_choice`), else the default."""
+    rule = settings.postprocess
+    if rule == 'auto':
+        rule = chosen.get('rule', settings.default_rule)
+    return rule, settings.crf_t or chosen.get('crf_t') or 1
+
+
 def stored_choice(source: checkpoints.Checkpoint) -> dict:
     """What val chose for the networks in this checkpoint: rule and crf_t; {} if it never did.
 

@@ -14,6 +14,7 @@ import dataset
 import interruption
 import parallel
 import rehearsal
+import report
 import selection
 import steps
 from label_transfer import LabelTransfer
@@ -22,7 +23,8 @@ from logbook import TrainingLog, set_earlier_run_aside
 from masks import (SPLITS, Teacher, choose_teacher, mask_network, settings_of_network,
                    soft_masks)
 from metrics import five_figures, mean_figures
-from postprocess import LOOK_AT_THE_PICTURE, clear_corners, segment, worker_pool
+from pictures import outlines
+from postprocess import LOOK_AT_THE_PICTURE, clear_corners, segment, to_bytes, worker_pool
 from results import ResultFolder
 from settings import Settings
 from student import Student
@@ -391,15 +393,6 @@ class Trainer:
             segmentation = segment(*arguments)
         return clear_corners(segmentation) if self.settings.clear_corners else segmentation
 
-    def _rule(self, chosen: dict | None) -> tuple[str, float]:
-        """The rule of post-processing and the CRF's exponent: what the user said, else what val
-        chose for the checkpoint, else the default."""
-        settings, chosen = self.settings, chosen or {}
-        rule, exponent = settings.postprocess, settings.crf_t
-        if rule == 'auto':
-            rule = chosen.get('rule', settings.default_rule)
-        return rule, exponent or chosen.get('crf_t') or 1
-
     def val(self, sources: list[tuple[checkpoints.Checkpoint, Settings]]) -> None:
         """Score checkpoints on val by every rule of post-processing, mark the best as best.pt and
         write val.json beside it. Each source comes with the settings its network runs by."""
@@ -436,6 +429,26 @@ class Trainer:
             checkpoints.mark_best(folder / best['file'])
             print(f'{folder / "best.pt"} is {best["file"]}')
         print(f'best: JA {best["JA"]:.1f} with {selection.text(best)}, which test of it will use')
+        made = next(made for (source, _), made in zip(sources, masks)
+                    if checkpoints.fingerprint(source) == best['fingerprint'])
+        self._report_val(folder, cases, made, best)
+
+    def _report_val(self, folder: Path, cases, masks, best: dict) -> None:
+        """report.html beside val.json: the cases by what val has chosen."""
+        def entries():
+            for case, mask in zip(cases, masks):
+                image = np.asarray(dataset.read_picture(case.picture))
+                label = dataset.read_label(case.label)
+                found = self._segmentation(mask, best['rule'], image, best['crf_t'] or 1)
+                yield report.Entry(case.name, {
+                    'image': image, 'mask': mask, 'segmentation': to_bytes(found),
+                    'label': to_bytes(label), 'overlay': outlines(image, found, label)},
+                    five_figures(found, label))
+
+        facts = {'checkpoint': str(folder / best['file']), 'iteration': str(best['iteration']),
+                 'postprocess': selection.text(best)}
+        report.write(folder / 'report.html', f'{self.settings.dataset}: val', facts, entries())
+        print(f'pictures are in {folder / "report.html"}')
 
     def pseudo_mask(self) -> None:
         """The stage-1 masks of trainA, val and testA as folders syn_* of the result folder."""
@@ -458,7 +471,7 @@ class Trainer:
         if not cases:
             problems.settle(skip=False)
         network = mask_network(source, settings, self.device)
-        rule, exponent = self._rule(selection.stored_choice(source))
+        rule, exponent = selection.chosen_rule(settings, selection.stored_choice(source))
         # a student needs no teacher; its masks are shown beside the student's
         is_student = settings.scheme == 'student'
         teacher = (None if settings.stage < 2 or is_student and not settings.pictures
@@ -505,6 +518,8 @@ class Trainer:
         if problems.reasons:
             used['left_out'] = [str(path) for path in problems.reasons]
         results.write_metrics(used)
+        if settings.pictures:
+            results.write_report(used, cases)
         results.finish()
         self._report(results, used, len(cases), sum(is_blank for _, is_blank in made))
         if code:
