@@ -194,11 +194,12 @@ def read(path: Path) -> Checkpoint:
             raise UserError(f'{path}: holds no network {mask_network_name(checkpoint)}; damaged')
     else:
         architecture = _read_off_architecture(path, states)
-        digits = re.search(r'_params_(\d+)$', path.stem)
+        named = re.fullmatch(r'(.+)_params_(\d+)', path.stem)
         checkpoint = Checkpoint(path, _translate(path, states, architecture),
                                 {'recipe': 'published'} | {name: getattr(architecture, name)
                                                            for name in ARCHITECTURE_FIELDS},
-                                int(digits[1]) if digits else 0)
+                                int(named[2]) if named else 0)
+        checkpoint.settings['dataset'] = named[1] if named else 'unnamed'  # for its presets
         if architecture.light:  # then the size is not in the file, and the preset's holds
             del checkpoint.settings['img_size']
         if not set(DISCRIMINATORS) & set(states):

@@ -25,10 +25,11 @@ def boolean(text: str) -> bool:
 # Flags by purpose: name, type (or choices), help. The default is added to each help text.
 FLAGS = {
     'what to do': [
-        ('phase', ('train', 'val', 'test', 'pseudo_mask'),
-         'train networks; val: choose checkpoint and post-processing on labelled val pictures; '
-         'test: make masks and figures of testA; pseudo_mask: write the stage-1 masks of trainA, '
-         'val and testA'),
+        ('phase', ('prepare', 'train', 'val', 'test', 'predict', 'export', 'pseudo_mask'),
+         'prepare: make a data set of what was downloaded; train networks; val: choose checkpoint '
+         'and post-processing on labelled val pictures; test: make masks and figures of testA; '
+         'predict: make masks of any pictures or volumes; export: write the network as ONNX; '
+         'pseudo_mask: write the stage-1 masks of trainA, val and testA'),
         ('recipe', ('ours', 'published'), 'ours: with all that was found to help; published: the '
                                           'settings of the published code'),
         ('stage', (0, 1, 2),
@@ -52,6 +53,28 @@ FLAGS = {
         ('dry_run', boolean, 'train: check data, networks, memory, disk and permissions, say what '
                              'would be done, and stop'),
         ('skip_bad', boolean, 'train, val: go on without files that cannot be used, and say which'),
+    ],
+    'prepare': [
+        ('source', list, 'folder of what was downloaded; for folders one of disease and one of '
+                         'normal pictures'),
+        ('source_format', ('brats', 'isic', 'folders'),
+         'brats: a tree of NIfTI volumes with segmentations; isic: pictures ISIC_*.jpg with '
+         'ISIC_*_segmentation.png; folders: pictures'),
+        ('modality', ('flair', 't1', 't1ce', 't2'), 'brats: which volumes'),
+        ('z_range', str, 'brats: axial slices from-to, as 90-120; all: those with enough head'),
+        ('lesion_px', int, 'brats: least lesion of a disease slice, px of the prepared picture'),
+        ('split', list, 'disease pictures of train, val and test, three counts or three fractions '
+                        '(its own choice: brats 563 90 90, isic 200 31 31, folders 0.7 0.15 0.15)'),
+        ('overwrite', boolean, 'replace a data set of that name'),
+    ],
+    'predict and export': [
+        ('input', str, 'a picture, a folder of pictures and volumes (with those below it), or a '
+                       'NIfTI volume'),
+        ('output', str, 'where the results go: a folder, or for one picture or volume a file; '
+                        'export: the ONNX file'),
+        ('presence', float, 'predict: a picture whose soft mask nowhere reaches this, 0 to 1, holds no '
+                            'lesion'),
+        ('probability', boolean, 'predict: write soft masks too'),
     ],
     'networks': [
         ('generation', ('first', 'second'), 'which published network'),
@@ -132,8 +155,8 @@ FLAGS = {
         ('save_freq', int, 'iterations between two checkpoints, each scored on val if it has '
                            'labels'),
         ('keep', int, 'newest checkpoints that stay; the best on val stays as well'),
-        ('pictures', boolean, 'test: write translated/, overlay/ and stage_1_mask/ too; False runs '
-                              'only the layers of the mask'),
+        ('pictures', boolean, 'test: write translated/, overlay/, stage_1_mask/ and report.html too; '
+                              'False runs only the layers of the mask'),
     ],
     'machine': [
         ('device', str, 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps'),
@@ -151,8 +174,8 @@ FLAGS = {
 def default_text(name: str) -> str:
     """The default of a flag as help shows it, with the presets that differ from it."""
     fixed = {'dataset': 'phantom', 'generation': 'first', 'checkpoint': 'none', 'recipe': 'ours',
-             'scheme': 'student', 'stage': 'to train, all one after the other; else the one '
-                                           'trained last'}
+             'scheme': 'student', 'source': 'none', 'split': "the format's",
+             'stage': 'to train, all one after the other; else the one trained last'}
     if name in fixed:
         return fixed[name]
     field = presets.Settings.__dataclass_fields__[name].default
@@ -196,6 +219,8 @@ def build_parser() -> argparse.ArgumentParser:
                 options = {'type': boolean, 'nargs': '?', 'const': True, 'metavar': 'True|False'}
             elif name == 'checkpoint':
                 options = {'nargs': '+', 'metavar': 'FILE'}
+            elif kind is list:
+                options = {'nargs': '+', 'metavar': name.upper()}
             group.add_argument(f'--{name}', help=f'{text} (default: {default_text(name)})',
                                **options)
     return parser
@@ -222,7 +247,7 @@ def choose_checkpoints(wanted: presets.Settings) -> list[Path]:
                                                      wanted.stage)]
     if len(given) > 1:
         raise UserError(f'--checkpoint: --phase {wanted.phase} takes one file')
-    if wanted.phase == 'test':
+    if wanted.phase in ('test', 'predict', 'export'):
         return given or [checkpoints.choose_for_test(wanted.result_folder, wanted.dataset,
                                                      wanted.stage)]
     if not wanted.resume:
@@ -261,7 +286,8 @@ def plan(flags: dict) -> list[dict]:
     makes sure that there is the locator it needs.
     """
     phase, given = flags.get('phase', 'train'), flags.get('stage')
-    if phase in ('val', 'test') and given is None and not flags.get('checkpoint'):
+    if (phase in ('val', 'test', 'predict', 'export') and given is None
+            and not flags.get('checkpoint')):
         return [flags | {'stage': last_trained(presets.resolve(flags))}]
     if phase != 'train' or given in (0, 2):
         return [flags]
@@ -304,11 +330,17 @@ def run(flags: dict) -> int:
     runs = plan(flags)
     only_best = [part.pop('only_best', False) for part in runs]
     settings = [presets.resolve(part) for part in runs]  # tells bad flags before slow imports
+    wanted = settings[0]
+    if wanted.phase == 'prepare':
+        import prepare
+
+        return prepare.run(wanted)
+    if wanted.phase in ('predict', 'export'):
+        return use_network(wanted, flags)
     import dataset
     import parallel
     import phantom
 
-    wanted = settings[0]
     device = parallel.start(wanted.device)
     if wanted.dataset != 'phantom':
         dataset.check_data_folder(wanted.data_folder)
@@ -333,6 +365,20 @@ def run(flags: dict) -> int:
             break
     parallel.finish()
     return code
+
+
+def use_network(wanted: presets.Settings, flags: dict) -> int:
+    """predict and export, which need a checkpoint and no data set; the exit code."""
+    import export
+    import predict
+
+    if wanted.phase == 'predict':
+        predict.check_places(wanted)  # before a network is read
+    path = choose_checkpoints(wanted)[0]
+    print(f'checkpoint: {path}')
+    own = {name: value for name, value in flags.items() if name not in ('checkpoint', 'device')}
+    segmenter = predict.Segmenter(path, wanted.device, **own)
+    return {'predict': predict, 'export': export}[wanted.phase].run(segmenter.settings, segmenter)
 
 
 def dry_run(runs: list[dict]) -> None:

@@ -83,11 +83,9 @@ def soft_masks(network: nn.Module, paths: list[Path], settings: Settings, device
     """
     def resized(made):
         """What finish makes of one picture's outputs, in the picture's own size."""
-        path, mask, heatmap, fake, image = made
+        path, mask, heatmap, fake = made
         with Image.open(path) as picture:
             size = picture.size
-        if settings.generation == 'second' and settings.scheme == 'published':
-            mask = clear_background(mask, image.transpose(1, 2, 0))
         return finish(SoftMask(
             path, to_bytes(resize_map(mask, size)),
             None if heatmap is None else resize_map(heatmap[0], size),
@@ -97,31 +95,42 @@ def soft_masks(network: nn.Module, paths: list[Path], settings: Settings, device
     return ahead(resized, made, cores())
 
 
-@torch.inference_mode()
 def _network_outputs(network, paths, settings, device, companions, with_pictures):
-    """(path, mask H×W, heatmap, translation, image) of each picture, as arrays."""
+    """(path, mask H×W, heatmap, translation) of each picture, as arrays."""
     order = iter(paths)
-    for batch in dataset.picture_batches(paths, settings, _at_a_time(settings, device), companions):
-        image = batch['image'].to(device)
-        inputs = [image]
-        if companions:
-            inputs.append(as_companion(batch['mask'], settings.img_ch).to(device))
-        fakes = None
-        with autocast(settings, device):
-            if with_pictures and settings.scheme == 'published':
-                made = network(*inputs, recon_of=0)
-                fakes = made.fake
-            else:
-                made = network.predict_mask(*inputs)
-            masks = made.mask
-            if settings.flips:
-                masks = average_over_flips(network, inputs, masks, settings.no_side_is_up)
-        parts = [[None] * len(image) if part is None else to_array(part)
-                 for part in (masks[:, 0], made.heatmap, fakes, batch['image'])]
-        yield from zip((next(order) for _ in range(len(image))), *parts)
+    for batch in dataset.picture_batches(paths, settings, at_a_time(settings, device), companions):
+        for made in outputs(network, batch, settings, device, with_pictures):
+            yield next(order), *made
 
 
-def _at_a_time(settings, device) -> int:
+@torch.inference_mode()
+def outputs(network: nn.Module, batch: dict[str, Tensor], settings: Settings, device: torch.device,
+            with_pictures: bool = False) -> list[tuple]:
+    """Mask H×W in [0, 1], heatmap 1×h×w and translation C×H×W of each picture of a batch as
+    `dataset.picture_batches` gives them; None where there is none."""
+    inputs = [batch['image'].to(device)]
+    if 'mask' in batch:
+        inputs.append(as_companion(batch['mask'], settings.img_ch).to(device))
+    fakes = None
+    with autocast(settings, device):
+        if with_pictures and settings.scheme == 'published':
+            made = network(*inputs, recon_of=0)
+            fakes = made.fake
+        else:
+            made = network.predict_mask(*inputs)
+        masks = made.mask
+        if settings.flips:
+            masks = average_over_flips(network, inputs, masks, settings.no_side_is_up)
+    masks = to_array(masks[:, 0])
+    if settings.generation == 'second' and settings.scheme == 'published':
+        masks = [clear_background(mask, image.transpose(1, 2, 0))
+                 for mask, image in zip(masks, to_array(batch['image']))]
+    rest = [[None] * len(masks) if part is None else to_array(part)
+            for part in (made.heatmap, fakes)]
+    return list(zip(masks, *rest))
+
+
+def at_a_time(settings: Settings, device: torch.device) -> int:
     """Pictures that go through the network together. On a CPU few enough for a feature map of the
     first layer to stay within 16 MB: above, memory is asked of the system anew for each layer."""
     wanted = TEST_BATCH_SIZE if settings.phase == 'train' else settings.batch_size

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils import ahead, cores
+from utils import ahead, bar_interval, cores
 
 # folder, pictures, with lesion, folder of the labels
 SETS = (('trainA', 200, True, None),
@@ -148,7 +148,7 @@ def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool =
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}_', dir=folder.parent))
     try:
         with tqdm(total=sum(count for _, count, _, _ in SETS), desc='drawing the phantom data',
-                  unit=' pictures', disable=not progress) as bar:
+                  unit=' pictures', disable=not progress, mininterval=bar_interval()) as bar:
             for number, (name, count, diseased, label_folder) in enumerate(SETS):
                 _write_set(temporary, name, count, diseased, label_folder,
                            lambda index: np.random.default_rng((seed, number, index)), size, bar)

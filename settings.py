@@ -175,7 +175,8 @@ ARCHITECTURE_FIELDS = tuple(field.name for field in fields(Architecture))
 # where and how a run takes place, not what it computes: a resumed run may differ in them
 PLACE_FIELDS = ('phase', 'device', 'data_root', 'result_dir', 'checkpoint', 'teacher', 'resume',
                 'num_workers', 'cache_mb', 'compile', 'benchmark_flag', 'pictures', 'postprocess',
-                'crf_t', 'dry_run')
+                'crf_t', 'dry_run', 'source', 'source_format', 'modality', 'z_range', 'lesion_px',
+                'split', 'overwrite', 'input', 'output', 'presence', 'probability')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +240,19 @@ class Settings(Architecture):
     teacher: str = ''
     data_root: str = str(PROJECT / 'dataset')
     result_dir: str = 'results'
+    # prepare
+    source: tuple = ()  # folders to make a data set of
+    source_format: str = ''  # brats, isic or folders
+    modality: str = 'flair'
+    z_range: str = '90-120'  # of axial slices; all: those with enough head
+    lesion_px: int = 500  # least lesion, px of the prepared picture, that makes a slice diseased
+    split: tuple = ()  # disease pictures of train, val, test: counts or fractions; (): the format's
+    overwrite: bool = False
+    # predict, export
+    input: str = ''
+    output: str = ''
+    presence: float = 0.5  # soft masks that nowhere reach this hold no lesion
+    probability: bool = False
 
     def __post_init__(self):
         self._at_least(1, 'ch', 'n_res', 'iteration', 'batch_size', 'print_freq', 'save_freq',
@@ -249,12 +263,12 @@ class Settings(Architecture):
         self._at_least(0, 'location_weight', 'normal_mask_weight')
         self._at_least(0, 'crf_t', 'normal_batch', 'warm_up', 'ramp_up', 'renew_freq', 'ce_weight',
                        'dice_weight', 'normal_weight', 'ema_decay', 'guard', 'confidence')
-        self._at_least(0, 'turn')
+        self._at_least(0, 'turn', 'lesion_px', 'presence')
         self._at_least(0.1, 'lean')
         self._at_most(180, 'turn')
         self._at_most(10, 'lean')
         self._at_least(0, 'location_share')
-        self._at_most(1, 'location_share', 'ema_decay', 'guard', 'confidence')
+        self._at_most(1, 'location_share', 'ema_decay', 'guard', 'confidence', 'presence')
         self._at_least(4, 'n_dis')  # below, the local discriminator has no layers left
         # far above any use; what a file says is not believed further
         for name, most in {'ch': 4096, 'n_res': 256, 'n_dis': 12, 'batch_size': 65536,

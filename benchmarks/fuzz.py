@@ -38,6 +38,16 @@ LONG = {'iteration': ['0', '1', '2', '3', '-5', 'x', '1.5'],
         'num_workers': ['0', '1', '2', '-1', 'x', str(10 ** 9)], 'img_size': SIZES}
 
 
+# what a phase cannot do without
+NEEDED = {
+    'predict': lambda places: ('--input', places['data'] / 'Tiny' / 'testA',
+                               '--output', places['results'] / 'out'),
+    'export': lambda places: ('--output', places['results'] / 'x.onnx'),
+    'prepare': lambda places: ('--source', places['data'] / 'Tiny', '--source_format', 'folders',
+                               '--dataset', 'Made', '--overwrite', 'True'),
+}
+
+
 def values_of(name, kind, places):
     """What a flag may be given."""
     if name in LONG:
@@ -46,6 +56,12 @@ def values_of(name, kind, places):
         return [*map(str, places['files']), *WORDS]
     if name in ('data_root', 'result_dir'):
         return [str(places['data']), str(places['results']), str(places['file']), *WORDS[2:3]]
+    if name in ('input', 'source', 'output'):
+        there = [places['data'] / 'Tiny' / 'testA', places['data'] / 'Tiny', places['file']]
+        inside = [places['results'] / part for part in ('out', 'mask.png', 'mask.nii', 'x.onnx')]
+        return [*map(str, inside if name == 'output' else there), 'absent', '', 'x' * 300]
+    if name == 'split':
+        return ['1', '0.5', '-1', 'x', '', 'nan']
     if name == 'dataset':
         return ['Tiny', 'Tiny', 'Tiny', *WORDS]
     if name == 'device':
@@ -64,7 +80,9 @@ def command_line(rng, places):
                  places['results'], *TINY_FLAGS, '--iteration', 1, '--batch_size', 1,
                  '--normal_batch', 1]
     if rng.random() < 0.8:
-        arguments += ['--phase', rng.choice(['train', 'train', 'test', 'val', 'pseudo_mask'])]
+        phase = rng.choice(['train'] * 8 + ['test', 'val', 'pseudo_mask'] * 4
+                           + ['predict'] * 3 + ['prepare'] * 3 + ['export'])
+        arguments += ['--phase', phase, *NEEDED.get(phase, lambda _: ())(places)]
     if rng.random() < 0.8:
         arguments += ['--stage', rng.choice([0, 1, 2])]
     for name, kind in rng.sample(flags, rng.choice([0, 0, 1, 1, 2, 3, 6])):
