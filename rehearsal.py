@@ -12,7 +12,7 @@ from utils import UserError, pick_device
 # Bytes a training step keeps, as fitted to peaks measured on a CPU (benchmarks/README.md, Memory):
 # program + 16 a parameter (weight, gradient, two moments) + 4·K·ch a pixel of each picture of A
 PROGRAM = 0.7e9
-MAPS = {'first': 115, 'second': 128, 'locator': 18, 'student': 50}  # K, maps of ch channels
+MAPS = {'first': 115, 'second': 128, 'locator': 18, 'student': 60}  # K, maps of ch channels
 REFUSE_ABOVE = 2  # times the memory there is; the estimate is not exact
 
 
