@@ -6,7 +6,7 @@ are of its shorter side unless said otherwise. L, a, b are CIELAB's: L from 0 to
 import cv2
 import numpy as np
 
-from postprocess import disc
+from outline import disc
 
 SIZE = 256  # px, the longer side of a small picture
 

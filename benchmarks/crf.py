@@ -13,7 +13,8 @@ from PIL import Image
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
-from postprocess import EXPONENTS, DenseCRF  # noqa: E402
+from crf import DenseCRF  # noqa: E402
+from postprocess import EXPONENTS  # noqa: E402
 
 rng = np.random.default_rng(0)
 phantom = min((PROJECT / 'dataset' / 'phantom' / 'testA').glob('*.png'))

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import dataset  # noqa: E402
 from masks import SPLITS  # noqa: E402
 from metrics import five_figures, mean_figures  # noqa: E402
-from postprocess import clean, otsu, to_bytes  # noqa: E402
+import outline  # noqa: E402
+from postprocess import otsu, to_bytes  # noqa: E402
 
 
 def dark(grey):
@@ -50,7 +51,7 @@ def main(kind, folder, output=None):
             found = otsu(make(np.asarray(dataset.read_picture(case.picture, channels=1))))
             label = dataset.read_label(case.label)
             rows['otsu'].append(five_figures(found, label))
-            rows['otsu, cleaned'].append(five_figures(clean(found, 'large'), label))
+            rows['otsu, cleaned'].append(five_figures(outline.clean(found, 'large'), label))
     for name, figures in rows.items():
         print(name, {figure: round(value, 1) for figure, value in mean_figures(figures).items()})
     if not output:

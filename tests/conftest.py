@@ -115,3 +115,14 @@ def assert_one_line_error(result, *parts):
     assert len(lines) == 1 and lines[0].startswith('error: '), result.stderr
     for part in parts:
         assert str(part) in lines[0], lines[0]
+
+
+def disc(size, centre, radius):
+    """A bool array of `size` that is true within `radius` of `centre`."""
+    rows, columns = np.mgrid[:size[0], :size[1]]
+    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius ** 2
+
+
+def jaccard(one, other):
+    """Of two boolean masks, 0 to 1."""
+    return (one & other).sum() / (one | other).sum()

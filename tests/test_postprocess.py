@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 
 import postprocess
-from postprocess import DenseCRF, PermutohedralLattice, clean, clear_corners, segment
+from conftest import disc, jaccard
+from crf import DenseCRF, PermutohedralLattice
+from postprocess import clear_corners, segment
 from settings import Lesions
 
 VECTORS = os.environ.get('REFERENCE_VECTORS')
-
-
-def disc(size, centre, radius):
-    rows, columns = np.mgrid[:size[0], :size[1]]
-    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius ** 2
-
-
-def jaccard(one, other):
-    return (one & other).sum() / (one | other).sum()
 
 
 @pytest.mark.skipif(not VECTORS, reason='REFERENCE_VECTORS is not set')
@@ -160,65 +153,6 @@ def test_corners_are_cleared_in_scale():
     wide = clear_corners(np.ones((64, 128), bool))
     assert not wide[0, 38] and wide[0, 41] and not wide[18, 0] and wide[21, 0]
     assert clear_corners(np.zeros((8, 8), bool)).sum() == 0
-
-
-def test_cleaning_a_target():
-    shape = (100, 100)
-    ring = disc(shape, (50, 55), 20) & ~disc(shape, (50, 55), 8)
-    corner, speck = disc(shape, (0, 0), 35), disc(shape, (90, 90), 5)
-    segmentation = ring | corner | speck
-    segmentation[50, 95] = True
-    whole = disc(shape, (50, 55), 20)
-    assert jaccard(clean(segmentation, 'central'), whole) > 0.98
-    assert jaccard(clean(segmentation, 'large'), whole | corner) > 0.98
-    assert jaccard(clean(segmentation, 'all'), whole | corner | speck) > 0.98
-    for component in ('central', 'large', 'all'):
-        assert not clean(np.zeros(shape, bool), component).any()
-        assert clean(np.ones(shape, bool), component).all()
-
-
-def test_a_central_speck_does_not_win_over_the_lesion():
-    lesion, speck = disc((100, 100), (42, 42), 22), disc((100, 100), (66, 66), 3)
-    assert jaccard(clean(lesion | speck, 'central'), lesion) > 0.98
-
-
-def test_fitting_moves_an_outline_to_where_the_picture_changes():
-    lesion = disc((128, 128), (60, 70), 20)
-    rng = np.random.default_rng(0)
-    image = np.where(lesion[..., None], (150, 90, 70), (210, 170, 150)) + rng.normal(0, 6, (128, 128, 3))
-    image = image.clip(0, 255).astype(np.uint8)
-    for found in (disc((128, 128), (60, 70), 23), disc((128, 128), (60, 70), 15),
-                  disc((128, 128), (62, 72), 20)):
-        before = jaccard(found, lesion)
-        after = jaccard(postprocess.fit_to_picture(found, image), lesion)
-        assert after > 0.93 > before
-
-
-def test_lean_says_whether_a_pale_margin_is_lesion():
-    inner, outer = disc((128, 128), (64, 64), 18), disc((128, 128), (64, 64), 24)
-    # a margin whose grey lies in the middle
-    grey = np.where(inner, 60, np.where(outer, 120, 180)).astype(np.uint8)
-    image = grey[..., None].repeat(3, 2)
-    narrow, wide = (postprocess.fit_to_picture(disc((128, 128), (64, 64), 20), image, lean)
-                    for lean in (1, 2))
-    assert jaccard(narrow, inner) > 0.9 and jaccard(wide, outer) > 0.9
-    soft = postprocess.to_bytes(disc((128, 128), (64, 64), 20) * 0.8)
-    assert (segment(soft, 'fit', image, lesions=Lesions(lean=2)) == wide).all()
-
-
-def test_fitting_keeps_within_reach_and_keeps_the_core():
-    found = disc((256, 256), (128, 128), 40)
-    black = np.zeros((256, 256, 3), np.uint8)
-    assert jaccard(postprocess.fit_to_picture(found, black), found) > 0.99  # nothing to go by
-    assert not postprocess.fit_to_picture(np.zeros_like(found), black).any()
-    inside = disc((256, 256), (128, 128), 10)  # a dark spot in the middle of the lesion
-    image = np.where(inside[..., None], 0, 200).astype(np.uint8).repeat(3, 2)
-    fitted = postprocess.fit_to_picture(found, image)
-    assert fitted[disc((256, 256), (128, 128), 33)].all()  # deeper than 6 px
-    right = np.zeros((256, 256, 3), np.uint8)
-    right[:, 100:] = 200  # the lesion's colour goes on to the right border
-    grown = postprocess.fit_to_picture(disc((256, 256), (128, 128), 20), right)
-    assert not grown[~disc((256, 256), (128, 128), 38)].any()  # 16 px at most
 
 
 def test_a_teaching_target_is_cleaned_and_fitted():
