@@ -141,8 +141,9 @@ def test_ranks_end_with_equal_networks(data_root, tmp_path):
     assert same(*states)
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
-def test_a_signal_to_torchrun_saves_in_order(name, data_root, tmp_path):
+@pytest.mark.parametrize('name, reason', [('SIGTERM', 'SIGTERM'), ('SIGINT', 'SIGINT'),
+                                          ('SIGUSR1', 'torchrun has ended')])  # which it does not hand on
+def test_a_signal_to_torchrun_saves_in_order(name, reason, data_root, tmp_path):
     flags = ['--data_root', data_root, '--dataset', 'Tiny', *TINY_FLAGS, *STAGE_1, '--batch_size', 2,
              '--print_freq', 10 ** 6, '--save_freq', 10 ** 6, '--result_dir', tmp_path / 'results']
     running = launch(*flags, '--iteration', 10 ** 6, cwd=tmp_path)
@@ -156,7 +157,7 @@ def test_a_signal_to_torchrun_saves_in_order(name, data_root, tmp_path):
         _, said = running.communicate(timeout=120)
     finally:
         running.kill()
-    assert f'{name}: finishing this iteration' in said and '--resume True goes on from it' in said
+    assert f'{reason}: finishing this iteration' in said and '--resume True goes on from it' in said
     saved, = (tmp_path / 'results' / 'Tiny' / 'model1').glob('Tiny_params_*.pt')
     reached = int(saved.stem[-7:])
     assert reached >= 1
