@@ -241,7 +241,7 @@ def _checked_settings(path: Path, saved) -> dict:
              if name not in PLACE_FIELDS}
     types['img_size'] = (int, list, tuple)
     if isinstance(saved, dict):  # files of before there was a choice do not say it
-        saved = {'scheme': 'published', 'recipe': 'published'} | saved
+        saved = {'scheme': 'published', 'recipe': 'published', 'student': 'unet'} | saved
     if not isinstance(saved, dict) or not set(ARCHITECTURE_FIELDS) <= set(saved) or not all(
             isinstance(value, types[name]) for name, value in saved.items() if name in types) or any(
             saved.get(name, words[0]) not in words for name, words in CHOICES.items()) or (
@@ -298,7 +298,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     they do not belong to the optimiser's parameters."""
     own = optimizer.state_dict()['param_groups']
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
-    if not isinstance(saved['state'], dict):
+    if not isinstance(saved, dict) or not isinstance(saved['state'], dict):
         raise ValueError('no moments')
     for number, moments in saved['state'].items():
         if number not in range(len(parameters)):

@@ -12,7 +12,7 @@ from torch import Tensor
 import losses
 import pictures
 import steps
-from augmentation import Draws, blur_some, change_pose, recolour
+from augmentation import Draws, blur_some, change_pose, fade, recolour
 from masks import autocast, to_array
 from networks import build_networks, make_ready
 from settings import Settings
@@ -67,7 +67,8 @@ class Locating:
         image = torch.cat([batch['A'], batch['B']])
         draws = Draws(seeded((settings.seed, iteration, 1)), len(image))
         if settings.augment:
-            image = recolour(change_pose(image, draws, settings.turn), draws)
+            image = change_pose(image, draws, settings.turn)
+            image = fade(image, draws) if settings.fade else recolour(image, draws)
         if settings.blur:
             image = blur_some(image, draws)
         image = image.contiguous(memory_format=torch.channels_last)

@@ -38,8 +38,12 @@ FLAGS = {
         ('scheme', ('student', 'published'),
          'stage 2: a student that learns from a teacher, or, as published, generators that see '
          'the stage-1 mask'),
+        ('student', ('unet', 'locator'), 'what that student is: a new U-Net, or the locator of stage 0, '
+                                         'which goes on learning at its own size'),
         ('dataset', str, 'name of the data set, a folder in --data_root; "phantom" is built in '
                          'and made on first use'),
+        ('preset', ('own', 'ISIC'), 'whose defaults to take: those for the name in --dataset, or ISIC: those '
+                                    'for dermoscopy'),
         ('data_root', str, 'folder that holds the data sets'),
         ('result_dir', str, 'folder for checkpoints, masks and figures, from the current one'),
         ('checkpoint', str, "a checkpoint file of ours or of the authors: what to test, or the "
@@ -116,10 +120,16 @@ FLAGS = {
         ('lean', float, 'where it comes to lie: a pixel is lesion while its colour is less than this '
                         "many times as far from the lesion's as from the surroundings'; above 1 for "
                         'labels drawn generously'),
+        ('cut', boolean, 'with --fit: then a graph cut (GrabCut) looks for the outline; for lesions '
+                         'of several shades'),
+        ('margin', float, 'with --fit: then it is drawn as a smooth line so far outside, px of a '
+                          'picture of 256; for labels drawn by hand; 0: not'),
     ],
     'augmentation of stages 0 and 2': [
         ('turn', float, 'pictures are turned by up to this many degrees to either side; 180: no '
                         'side is up'),
+        ('fade', boolean, 'stages 0 and 2: let lesions differ more or less from their surroundings, where '
+                          'some are pale'),
         ('blur', boolean, 'stage 0: blur pictures at random, where sharpness alone could tell the '
                           'two folders apart'),
     ],
@@ -263,15 +273,25 @@ def choose_checkpoints(wanted: presets.Settings) -> list[Path]:
 
 def inherited_settings(wanted: presets.Settings) -> dict:
     """What a new run of stage 2 takes over from its teacher unless flags say otherwise: the size
-    of pictures; in the published scheme, which is stage 1 again, all."""
+    of pictures; in the published scheme, which is stage 1 again, all. A student that goes on from the
+    locator takes over what fits that one, or starts anew where there is none."""
     import checkpoint as checkpoints
-    from masks import choose_teacher
+    from masks import choose_teacher, locator_behind
 
-    if not (teacher := choose_teacher(wanted)):
-        return {}
-    saved = checkpoints.read(teacher).settings
-    names = ('img_size', 'img_ch') if wanted.scheme == 'student' else presets.RUN_FIELDS
-    return {name: saved[name] for name in names if name in saved}
+    teacher = choose_teacher(wanted)
+    source = checkpoints.read(teacher) if teacher else None
+    names = SIZES if wanted.scheme == 'student' else presets.RUN_FIELDS
+    anew = {}
+    if (wanted.scheme, wanted.student) == ('student', 'locator'):
+        if locator := source and locator_behind(source):
+            source, names = checkpoints.read(locator), (*SIZES, 'ch')
+        else:
+            anew = {'student': 'unet', 'lr': presets.STUDENT_DEFAULTS['lr']}
+    saved = source.settings if source else {}
+    return anew | {name: saved[name] for name in names if name in saved}
+
+
+SIZES = ('img_size', 'img_ch')
 
 
 # with several stages in one command these flags are stage 1's, and the others keep their presets
@@ -385,16 +405,17 @@ def dry_run(runs: list[dict]) -> None:
     """Say what a command's training would do; raises UserError where it could not be done."""
     from trainer import Trainer
 
-    before = {}
+    before = {}  # by stage
     for flags in runs:
         wanted = presets.resolve(flags)
         if wanted.phase != 'train':
             continue
         if wanted.stage == 2:  # it takes the size of pictures over from stage 1
-            inherited = before if before else inherited_settings(wanted)
+            teacher = 0 if wanted.student == 'locator' else 1
+            inherited = before[teacher] if teacher in before else inherited_settings(wanted)
             wanted = presets.resolve(flags, inherited=inherited)
-        elif wanted.stage == 1:
-            before = {name: getattr(wanted, name) for name in ('img_size', 'img_ch')}
+        else:
+            before[wanted.stage] = {name: getattr(wanted, name) for name in SIZES}
         Trainer(wanted).rehearse()
     print('dry run: nothing was written')
 

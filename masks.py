@@ -191,15 +191,16 @@ class Teacher:
                 raise UserError(f'{file}: of stage {stage}; the teacher has to be a checkpoint of '
                                 f'stage {" or ".join(map(str, wanted))}')
             self.prefix = 'syn' if stage else 'location'
-            self.locator = self._locator_beside(file) if stage else None
+            if stage and (path := locator_behind(self.checkpoint)):
+                self.locator = Teacher(settings, path, device)
         self._network = None
 
-    def _locator_beside(self, file):
-        """The locator that taught a stage-1 network, from beside its file."""
-        path = file.with_name('locator.pt' if file.name == 'teacher.pt' else 'teacher.pt')
-        if self.checkpoint.settings.get('location_weight') and path.is_file():
-            return Teacher(self.settings, path, self.device)
-        return None
+    @property
+    def locating(self) -> checkpoints.Checkpoint | None:
+        """The locator: this teacher itself, or the one that taught it."""
+        if self.locator:
+            return self.locator.checkpoint
+        return self.checkpoint if self.prefix == 'location' else None
 
     def keep_copies(self, folder: Path) -> None:
         """Copies of the networks, so that the folder of a run can be tested on its own."""
@@ -275,6 +276,16 @@ class Teacher:
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
         parallel.wait()
+
+
+def locator_behind(checkpoint: checkpoints.Checkpoint) -> Path | None:
+    """The file of a locator: this one, or that of the locator that taught a stage-1 network, from beside
+    its file; None where there is none."""
+    file = checkpoint.path
+    if checkpoint.settings.get('stage') == 0:
+        return file
+    path = file.with_name('locator.pt' if file.name == 'teacher.pt' else 'teacher.pt')
+    return path if checkpoint.settings.get('location_weight') and path.is_file() else None
 
 
 def choose_teacher(settings: Settings, run_folder: Path | None = None) -> Path | None:

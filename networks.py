@@ -498,7 +498,11 @@ class Locator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Pictures B×img_ch×H×W in [-1, 1] to evidence of disease, logits B×1×H/4×W/4."""
-        return self.output(self.at_quarter(self.to_quarter(self.at_half(self.to_half(image)))))
+        return self.output(self.features(image))
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the evidence is read off, B×4·ch×H/4×W/4."""
+        return self.at_quarter(self.to_quarter(self.at_half(self.to_half(image))))
 
     def predict_mask(self, image: Tensor) -> MaskPrediction:
         """The evidence between its usual level in normal pictures (0) and its maximum in this one
@@ -545,7 +549,7 @@ class DoubleConv(nn.Module):
 
 
 class SegmentationNetwork(nn.Module):
-    """The student of stage 2: a compact U-Net (Ronneberger et al. 2015), four halvings deep."""
+    """The student of stage 2 that starts anew: a compact U-Net (Ronneberger et al. 2015), four halvings deep."""
 
     DEPTH = 4
 
@@ -576,6 +580,48 @@ class SegmentationNetwork(nn.Module):
         return MaskPrediction(torch.sigmoid(self(image).float()))
 
 
+class WideBlock(nn.Module):
+    """Adds to each place what lies `distance` places around it; nothing, before it has learned."""
+
+    def __init__(self, channels: int, distance: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=distance, dilation=distance,
+                              padding_mode='replicate', bias=False)
+        self.norm = nn.GroupNorm(math.gcd(4, channels), channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm(self.conv(x)))
+
+
+class LocatorStudent(nn.Module):
+    """The student of stage 2 that goes on from the locator: it has seen what tells disease from normal
+    pictures, and now looks farther around, to fill what the locator lights at its rim alone."""
+
+    DISTANCES = (3, 6, 9)  # places of a quarter of the size
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        self.locator = Locator(architecture)
+        self.around = nn.Sequential(*[WideBlock(4 * architecture.ch, distance)
+                                      for distance in self.DISTANCES])
+
+    def train(self, mode: bool = True):
+        """The locator's normalisation stays as stage 0 left it: statistics of few pictures would mix
+        them, and differ between processes."""
+        super().train(mode)
+        self.locator.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pictures B×img_ch×H×W in [-1, 1] to lesion logits B×1×H×W."""
+        logit = self.locator.output(self.around(self.locator.features(image)))
+        return F.interpolate(logit, size=image.shape[-2:], mode='bilinear', align_corners=False)
+
+    def predict_mask(self, image: Tensor) -> MaskPrediction:
+        return MaskPrediction(torch.sigmoid(self(image).float()))
+
+
 def build_networks(architecture: Architecture, names=None, wrap=spectral_norm) -> nn.ModuleDict:
     """The networks of a scheme (or those named), freshly initialised: the published six, the
     locator, or the student's. `wrap` is applied to the discriminators' layers."""
@@ -588,7 +634,8 @@ def build_networks(architecture: Architecture, names=None, wrap=spectral_norm) -
         if name == 'locator':
             return Locator(architecture)
         if name in STUDENT_NETWORKS:
-            return SegmentationNetwork(architecture)
+            student = {'unet': SegmentationNetwork, 'locator': LocatorStudent}
+            return student[architecture.student](architecture)
         return (generator(architecture) if name in GENERATORS
                 else Discriminator(depth[name[:4]], architecture, wrap))
 

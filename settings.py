@@ -22,7 +22,7 @@ MASK_NETWORK = {'published': 'genA2B', 'locator': 'locator', 'student': 'average
 # the words that a setting may be
 CHOICES = {'generation': ('first', 'second'), 'scheme': tuple(NETWORKS_OF),
            'recipe': ('ours', 'published'), 'component': ('central', 'large', 'all'),
-           'stage': (0, 1, 2)}
+           'stage': (0, 1, 2), 'preset': ('own', 'ISIC'), 'student': ('unet', 'locator')}
 
 PROJECT = Path(__file__).resolve().parent
 
@@ -78,9 +78,10 @@ OUR_DEFAULTS = {
     'lr': 1e-4,
 }
 OUR_DATASET_DEFAULTS = {
-    # dermoscopy: the lesion lies in the middle, and no side is up
-    # (and dermatologists draw outlines outside a lesion's pale margin)
-    'ISIC': {'component': 'central', 'turn': 180.0, 'lean': 2.0},
+    # dermoscopy: the lesion lies in the middle, no side is up, some lesions are pale or of several
+    # shades, and dermatologists draw smooth lines outside a lesion's pale rim
+    'ISIC': {'component': 'central', 'turn': 180.0, 'fade': True, 'lean': 2.0, 'cut': True,
+             'margin': 2.0},
     'phantom': {'component': 'central', 'turn': 180.0},
 }
 
@@ -92,7 +93,7 @@ STUDENT_DEFAULTS = {
 }
 STUDENT_DATASET_DEFAULTS = {
     # there stage 1 makes lesions too small, and so does renewing
-    'ISIC': {'location_share': 1.0, 'renew_freq': 0, 'iteration': 400},
+    'ISIC': {'location_share': 1.0, 'renew_freq': 0, 'student': 'locator', 'lr': 5e-4},
     'phantom': {'iteration': 200},
 }
 
@@ -134,8 +135,10 @@ def preset(generation: str, dataset: str, phase: str, scheme: str, recipe: str) 
 class Lesions(NamedTuple):
     """What is known of a data set's lesions when a mask becomes a target or is fitted."""
 
-    component: str = 'large'  # which components are lesion: see postprocess.clean
-    lean: float = 1.0  # how generous outlines are: see postprocess.fit_to_picture
+    component: str = 'large'  # which components are lesion: see outline.clean
+    lean: float = 1.0  # how generous outlines are: see outline.fit_to_picture
+    cut: bool = False  # whether a graph cut finds them: see outline.cut_out
+    margin: float = 0.0  # how far outside of it labels are drawn, px: see outline.with_margin
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class Architecture:
     img_ch: int  # channels of a picture: 3 or 1
     # the six networks; locator (stage 0): a classifier; student (stage 2): a segmentation network
     scheme: str = 'published'
+    student: str = 'unet'  # what learns in stage 2: a new U-Net, or the locator, which goes on
 
     @property
     def size(self) -> tuple[int, int]:
@@ -160,11 +164,11 @@ class Architecture:
         return tuple(self.img_size)
 
     def smallest_size(self, phase: str) -> int:
-        """The least height and width, px. The student halves four times; in training the global
+        """The least height and width, px. A U-Net halves four times; in training the global
         discriminator's n_dis − 1 halvings have to leave 3 px for its two last convolutions."""
-        if self.scheme == 'student':
+        if self.scheme == 'student' and self.student == 'unet':
             return 32
-        if self.scheme == 'locator':
+        if self.scheme in ('locator', 'student'):
             return 16
         return 3 * 2 ** (self.n_dis - 1) if phase == 'train' else 8
 
@@ -203,17 +207,21 @@ class Settings(Architecture):
     phase: str = 'train'
     stage: int = 1
     recipe: str = 'ours'  # or published
+    preset: str = 'own'  # whose defaults apply: those of `dataset`, or of this data set
     seed: int = 0
     postprocess: str = 'auto'  # what val chose for the checkpoint, else default_rule
     crf_t: float = 0.0  # the CRF's background exponent; 0: what val chose, else 1
     flips: bool = False  # average masks over the flips of a picture
     location_weight: float = 0.0  # stage 1: masks of disease pictures against the locator's
     normal_mask_weight: float = 0.0  # stage 1: cross entropy of an empty mask on normal pictures
-    component: str = 'large'  # which components of a target stay: see postprocess.clean
+    component: str = 'large'  # which components of a target stay: see outline.clean
     location_share: float = 0.5  # stage 2: of the locator in the masks that teach; rest: stage 1
     fit: bool = False  # stage 2: targets have their outline moved to where the colours change
-    lean: float = 1.0  # where between two colours it comes to lie: see postprocess.fit_to_picture
+    lean: float = 1.0  # where between two colours it comes to lie: see outline.fit_to_picture
+    cut: bool = False  # then a graph cut looks for it: see outline.cut_out
+    margin: float = 0.0  # then it is drawn smoothly so far outside, px of a picture of 256; 0: not
     blur: bool = False  # stage 0: pictures are blurred at random
+    fade: bool = False  # stages 0 and 2: how strongly lesions differ from their surroundings varies
     turn: float = 15.0  # degrees, to either side, that augmentation turns pictures (stages 0, 2)
     # the student of stage 2
     normal_batch: int = 2  # normal pictures in an iteration, beside batch_size of disease
@@ -263,10 +271,11 @@ class Settings(Architecture):
         self._at_least(0, 'location_weight', 'normal_mask_weight')
         self._at_least(0, 'crf_t', 'normal_batch', 'warm_up', 'ramp_up', 'renew_freq', 'ce_weight',
                        'dice_weight', 'normal_weight', 'ema_decay', 'guard', 'confidence')
-        self._at_least(0, 'turn', 'lesion_px', 'presence')
+        self._at_least(0, 'turn', 'lesion_px', 'presence', 'margin')
         self._at_least(0.1, 'lean')
         self._at_most(180, 'turn')
         self._at_most(10, 'lean')
+        self._at_most(64, 'margin')
         self._at_least(0, 'location_share')
         self._at_most(1, 'location_share', 'ema_decay', 'guard', 'confidence', 'presence')
         self._at_least(4, 'n_dis')  # below, the local discriminator has no layers left
@@ -318,7 +327,7 @@ class Settings(Architecture):
 
     @property
     def lesions(self) -> Lesions:
-        return Lesions(self.component, self.lean)
+        return Lesions(self.component, self.lean, self.cut, self.margin)
 
     @property
     def default_rule(self) -> str:
@@ -377,6 +386,7 @@ def resolve(flags: dict, saved: dict | None = None, source: str = '',
         raise UserError('--scheme published: generators of the second generation take no stage-1 '
                         'mask; use --scheme student, or --generation first')
     dataset = chosen.get('dataset', 'phantom')
-    values = preset(generation, dataset, flags.get('phase', 'train'), scheme, recipe) | chosen
+    like = dataset if chosen.get('preset', 'own') == 'own' else chosen['preset']
+    values = preset(generation, like, flags.get('phase', 'train'), scheme, recipe) | chosen
     return Settings(**values | {'generation': generation, 'dataset': dataset, 'scheme': scheme,
                                 'stage': stage, 'recipe': recipe})

@@ -5,18 +5,21 @@ student is the teacher (mean teacher: Tarvainen and Valpola 2017), copied every 
 iterations. The teacher sees the plain picture, the student a strongly augmented one, and normal
 pictures teach an empty mask.
 """
+import hashlib
+
 import numpy as np
 import torch
 from torch import Tensor
 
 import losses
+import outline
 import parallel
 import pictures
 import steps
-from augmentation import Draws, change_pose, recolour
+from augmentation import Draws, change_pose, fade, recolour
 from masks import autocast, teaching_targets, to_array
 from networks import build_networks, make_ready
-from postprocess import CORE, clean, deeper_than, fit_to_picture, threshold, to_bytes
+from postprocess import threshold, to_bytes
 from settings import Settings
 from utils import seeded
 
@@ -31,13 +34,25 @@ class Student:
         self.settings = settings
         self.device = device
         self.networks = make_ready(build_networks(settings), settings, device)
-        for name in ('average', 'teacher'):
-            self.networks[name].load_state_dict(self.networks['student'].state_dict())
-            self.networks[name].requires_grad_(False)
+        self._copy_student()
+        self.drawn = {}  # first targets, packed, by what they were made of
         self.shared = parallel.share_gradients(self.networks['student'])
         self.optimizers = {'student': torch.optim.AdamW(
             self.networks['student'].parameters(), settings.lr,
             weight_decay=settings.weight_decay, fused=device.type in ('cpu', 'cuda'))}
+
+    def _copy_student(self):
+        for name in ('average', 'teacher'):
+            self.networks[name].load_state_dict(self.networks['student'].state_dict())
+            self.networks[name].requires_grad_(False)
+
+    def begin_from(self, locator: dict[str, Tensor]) -> None:
+        """Take the tensors of a locator of stage 0 over. Raises ValueError where they do not fit."""
+        try:
+            self.networks['student'].locator.load_state_dict(locator)
+        except RuntimeError:
+            raise ValueError('of another shape') from None
+        self._copy_student()
 
     @property
     def mask_network(self):
@@ -62,7 +77,8 @@ class Student:
                           places_in_whole_batch(disease, len(empty)))
             parts = change_pose(torch.cat([image, target, weight], 1), draws, settings.turn)
             image, target, weight = parts.split([image.shape[1], 1, 1], 1)
-            image, target, weight = recolour(image, draws), target.round(), weight.round()
+            image = fade(image, draws) if settings.fade else recolour(image, draws)
+            target, weight = target.round(), weight.round()
         image = image.contiguous(memory_format=torch.channels_last)
 
         with autocast(settings, self.device):
@@ -89,7 +105,7 @@ class Student:
     def targets(self, batch, iteration) -> tuple[Tensor, Tensor]:
         """Targets of the disease pictures and how far each pixel counts, B×1×H×W in [0, 1]."""
         settings = self.settings
-        targets = teaching_targets(batch['mask'], batch['A'], settings.lesions, settings.fit)
+        targets = self.first_targets(batch)
         weights = np.ones((len(targets), *settings.size), np.float32)
         if settings.renew_freq and iteration >= self.first_renewal:
             with autocast(settings, self.device):
@@ -99,18 +115,33 @@ class Student:
             drawn = np.random.default_rng((settings.seed, iteration, 2)).random(whole)[
                 parallel.my_part(whole)]
             for index in np.flatnonzero(drawn < share):
-                renewed = clean(threshold(to_bytes(soft[index])), settings.component)
+                renewed = outline.clean(threshold(to_bytes(soft[index])), settings.component)
                 if settings.fit:
-                    renewed = fit_to_picture(renewed, pictures.from_tensor(batch['A'][index]),
-                                             settings.lean)
-                    # fitting anew and anew would let lesions of several shades shrink
-                    renewed = clean(renewed | deeper_than(CORE, targets[index]),
-                                    settings.component)
+                    renewed = outline.draw(renewed, pictures.from_tensor(batch['A'][index]),
+                                           settings.lesions)
+                    # drawn anew and anew, lesions of several shades would shrink
+                    renewed = outline.clean(
+                        renewed | outline.deeper_than(outline.CORE, targets[index]),
+                        settings.component)
                 if jaccard(renewed, targets[index]) >= settings.guard:
                     targets[index] = renewed
                     weights[index] = np.abs(2 * soft[index] - 1) >= settings.confidence
         return tuple(torch.from_numpy(np.stack(maps)[:, None].astype(np.float32)).to(self.device)
                      for maps in (targets, weights))
+
+    def first_targets(self, batch) -> list[np.ndarray]:
+        """What the stage-1 masks teach, H×W bool each; of a picture seen before as it was then, since
+        drawing outlines takes longer than an iteration of the network."""
+        made = []
+        for mask, image in zip(batch['mask'], batch['A']):
+            digest = hashlib.sha256(to_array(mask).tobytes() + to_array(image).tobytes()).digest()
+            if digest not in self.drawn:
+                target, = teaching_targets(mask[None], image[None], self.settings.lesions,
+                                           self.settings.fit)
+                self.drawn[digest] = np.packbits(target)
+            made.append(np.unpackbits(self.drawn[digest], count=mask.numel())
+                        .reshape(self.settings.size).astype(bool))
+        return made
 
     @property
     def first_renewal(self) -> int:

@@ -71,7 +71,7 @@ class Trainer:
         teacher = self._teacher(folder if settings.resume else None)
         rehearsal.check_memory(settings)
 
-        self._prepare_learner(start_from)
+        self._prepare_learner(start_from, teacher)
         if self.iteration >= settings.iteration:
             print(f'nothing to do: {start_from.path} already is at iteration {self.iteration}; '
                   'a larger --iteration goes on')
@@ -188,10 +188,13 @@ class Trainer:
         return (teacher.masks('trainA', train_pictures),
                 teacher.masks('valA', [case.picture for case in val_cases]) if val_cases else None)
 
-    def _prepare_learner(self, start_from):
+    def _prepare_learner(self, start_from, teacher=None):
+        settings = self.settings
         kind = {'locator': Locating, 'published': LabelTransfer, 'student': Student}
-        self.learner = kind[self.settings.scheme](self.settings, self.device)
+        self.learner = kind[settings.scheme](settings, self.device)
         if not start_from:
+            if (settings.scheme, settings.student) == ('student', 'locator'):
+                self._begin_from_locator(teacher)
             return
         checkpoints.load_networks(self.learner.networks, start_from)
         missing = [name for name in self.learner.networks if name not in start_from.networks]
@@ -199,6 +202,17 @@ class Trainer:
             print(f'not in {start_from.path}, so newly initialised: {", ".join(missing)}')
         if self.settings.resume:
             self._go_on_from(start_from)
+
+    def _begin_from_locator(self, teacher):
+        if not teacher.locating:
+            raise UserError('--student locator: goes on from a locator, and none taught '
+                            f'{teacher.origin}; train one with --stage 0 and name it with --teacher, '
+                            'or use --student unet')
+        try:
+            self.learner.begin_from(teacher.locating.networks['locator'])
+        except ValueError as error:
+            raise UserError(f'--student locator: {teacher.locating.path} is {error}; give it the --ch '
+                            'and --img_ch of this run') from None
 
     def _go_on_from(self, start_from):
         try:
@@ -240,7 +254,7 @@ class Trainer:
         """One iteration: the weighted losses by name, the mean mask, `mask_share`, whether the step
         was `skipped`, and above 0 where a process was asked to `stop`."""
         values = self.learner.step(batch, self.iteration)
-        values['stop'] = torch.full_like(values['skipped'], bool(interruption.asked))
+        values['stop'] = torch.full_like(values['skipped'], interruption.wanted())
         numbers = parallel.mean(torch.stack(list(values.values()))).tolist()
         return dict(zip(values, numbers))
 

@@ -31,7 +31,7 @@ from selection import stored_choice  # noqa: E402
 from utils import pick_device, to_unit_range  # noqa: E402
 
 # name: (folder, flags of training); rows of one folder share a network
-PLAIN = ['--stage', '0', '--normal_weight', '0', '--blur', 'False', '--turn', '15']
+PLAIN = ['--stage', '0', '--normal_weight', '0', '--blur', 'False', '--fade', 'False', '--turn', '15']
 PUBLISHED = ['--stage', '1', '--recipe', 'published']
 # of the first generation on LGG: as published it collapses to copying (JA 0.4)
 INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}

@@ -106,6 +106,26 @@ def test_what_teaches_stage_2_lies_between_stage_1_and_the_locator(places):
     assert np.abs(taught(0.5) - (alone + location) / 2).max() <= 0.5
 
 
+def test_a_student_may_go_on_from_the_locator(places):
+    """The preset of ISIC, here asked for; where no locator taught it starts anew."""
+    places.done(*RUN, '--preset', 'ISIC')
+    made = checkpoints.read(places.results / 'model2' / 'best.pt').settings
+    assert (made['student'], made['preset'], made['cut']) == ('locator', 'ISIC', True)
+    places.done('--phase', 'test')
+    places.done('--phase', 'train', '--stage', 2, '--resume', 'True', '--iteration', 3)
+
+    none = places.run('--phase', 'train', '--recipe', 'published', '--stage', 1, *TINY_FLAGS,
+                      '--iteration', 1, '--batch_size', 1)
+    assert none.returncode == 0, none.stderr
+    places.done('--phase', 'train', '--stage', 2, '--preset', 'ISIC')
+    assert checkpoints.read(places.results / 'model2' / 'best.pt').settings['student'] == 'unet'
+    assert_one_line_error(places.run('--phase', 'train', '--stage', 2, '--student', 'locator'),
+                          '--student', '--teacher')
+    assert_one_line_error(places.run('--phase', 'train', '--stage', 2, '--student', 'locator', '--ch', 8,
+                                     '--teacher', places.results / 'model0' / 'best.pt'),
+                          'shape', '--ch')
+
+
 def test_the_published_recipe_has_no_locator(places):
     places.done(*RUN, *STAGE_1)
     assert not (places.results / 'model0').exists()

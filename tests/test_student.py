@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import losses
-from augmentation import Draws, change_pose, recolour
-from networks import MaskPrediction, SegmentationNetwork
-from postprocess import CORE, deeper_than
+import student
+from augmentation import Draws, change_pose, fade, recolour
+from networks import BatchNormBlock, LocatorStudent, MaskPrediction, SegmentationNetwork, build_networks
+from outline import CORE, deeper_than
 from settings import Architecture
 from student import Student
 
@@ -73,6 +74,67 @@ def changed(image, mask, seed):
     draws = Draws(torch.Generator().manual_seed(seed), len(image))
     image, mask = change_pose(torch.cat([image, mask], 1), draws, 180).split([image.shape[1], 1], 1)
     return recolour(image, draws), mask.round()
+
+
+def a_locator(ch):
+    """A locator as if it had learned: no statistic is at its start."""
+    torch.manual_seed(1)
+    locator = build_networks(Architecture('first', ch, 1, True, 4, 32, 3, 'locator'))['locator']
+    with torch.no_grad():
+        for _ in range(3):
+            locator(torch.rand(4, 3, 32, 32) * 2 - 1)
+    return locator.eval()
+
+
+@pytest.mark.parametrize('size', [(32, 32), (16, 20)])
+def test_a_student_that_goes_on_begins_as_the_locator(make_student, size):
+    locator = a_locator(8)
+    learner = make_student(student='locator')
+    learner.begin_from(locator.state_dict())
+    image = torch.rand(2, 3, *size) * 2 - 1
+    for name in ('student', 'average', 'teacher'):
+        network = learner.networks[name].train()
+        assert isinstance(network, LocatorStudent)
+        logit = network(image)
+        assert logit.shape == (2, 1, *size)
+        middle = torch.nn.functional.interpolate(locator(image), size=size, mode='bilinear')
+        assert torch.allclose(logit, middle, atol=1e-5)
+    with pytest.raises(ValueError, match='shape'):
+        learner.begin_from(a_locator(4).state_dict())
+
+
+def test_it_learns_without_touching_the_statistics_of_stage_0(make_student):
+    learner = make_student(student='locator', lr=3e-3, renew_freq=0)
+    learner.begin_from(a_locator(8).state_dict())
+    before = {name: buffer.clone() for name, buffer in learner.networks.named_buffers()}
+    values = [learner.step(batch_of(*squares(4, seed=number)), number) for number in range(40)]
+    assert values[-1]['total'] < 0.7 * values[0]['total']
+    assert all(torch.equal(buffer, before[name]) for name, buffer in learner.networks.named_buffers())
+    assert any(isinstance(part, BatchNormBlock) for part in learner.networks['average'].modules())
+
+
+def test_first_targets_are_drawn_once(make_student, monkeypatch):
+    learner = make_student()
+    first, other = batch_of(*squares(3)), batch_of(*squares(3, seed=1))
+    expected = [learner.first_targets(batch) for batch in (first, other)]
+    monkeypatch.setattr(student, 'teaching_targets', None)  # to call it again would fail
+    for batch, targets in zip((first, other), expected):
+        assert (np.stack(learner.first_targets(batch)) == np.stack(targets)).all()
+    assert not (np.stack(expected[0]) == np.stack(expected[1])).all()
+
+
+def test_fading_moves_lesions_towards_or_away_from_the_usual_colour():
+    image = torch.full((64, 3, 16, 16), 0.2)
+    image[:, :, 4:8, 4:8] = -0.3
+    faded = fade(image, Draws(torch.Generator().manual_seed(0), 64))
+    assert -1 <= faded.min() and faded.max() <= 1
+    contrast = (faded[:, :, 0, 0] - faded[:, :, 5, 5]) / 0.5
+    assert torch.allclose(contrast, contrast[:, :1].expand(-1, 3), atol=1e-5)  # alike in all channels
+    assert 0.4 <= contrast.min() < 0.5 and 1.2 < contrast.max() <= 1.3
+    light = faded[:, :, 0, 0] - 0.2
+    assert light.abs().max() <= 0.25 + 1e-6 and light.std(0).min() > 0.05
+    again = fade(image, Draws(torch.Generator().manual_seed(0), 64))
+    assert torch.equal(faded, again)
 
 
 def test_picture_and_target_move_together():
