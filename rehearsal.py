@@ -12,7 +12,8 @@ from utils import UserError, pick_device
 # Bytes a training step keeps, as fitted to peaks measured on a CPU (benchmarks/README.md, Memory):
 # program + 16 a parameter (weight, gradient, two moments) + 4·K·ch a pixel of each picture of A
 PROGRAM = 0.7e9
-MAPS = {'first': 115, 'second': 128, 'locator': 18, 'student': 60}  # K, maps of ch channels
+MAPS = {'first': 115, 'second': 128, 'locator': 18, 'unet student': 60,
+        'locator student': 20}  # K, maps of ch channels
 REFUSE_ABOVE = 2  # times the memory there is; the estimate is not exact
 
 
@@ -26,7 +27,8 @@ def parameters(settings: Settings) -> dict[str, int]:
 
 def memory_needed(settings: Settings) -> float:
     """About how many bytes training takes at its peak."""
-    kind = settings.generation if settings.scheme == 'published' else settings.scheme
+    kind = {'published': settings.generation, 'locator': 'locator',
+            'student': f'{settings.student} student'}[settings.scheme]
     height, width = settings.size
     maps = 4 * MAPS[kind] * settings.ch * height * width * settings.batch_size
     return PROGRAM + 16 * sum(parameters(settings).values()) + maps

@@ -53,19 +53,23 @@ def iterations(path):
         return [int(row['iteration']) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize('stage, name', [(0, 'SIGTERM'), (1, 'SIGINT'), (2, 'SIGUSR1')])
-def test_a_signal_saves_and_the_resumed_run_is_the_same_to_the_bit(places, stage, name):
-    flags = [*RUN, '--iteration', 5, '--stage', stage, '--augment', 'True']
-    before = [*RUN, *STAGE_1, '--iteration', 1]
+@pytest.mark.parametrize('stage, name, more', [
+    (0, 'SIGTERM', []), (1, 'SIGINT', STAGE_1), (2, 'SIGUSR1', []),
+    (2, 'SIGTERM', ['--student', 'locator', '--cut', 'True', '--margin', 2, '--fade', 'True'])])
+def test_a_signal_saves_and_the_resumed_run_is_the_same_to_the_bit(places, stage, name, more):
+    flags = [*RUN, '--iteration', 5, '--stage', stage, '--augment', 'True', *more]
     if stage == 2:
-        places.done(*before)
-    places.done(*flags, *(STAGE_1 if stage == 1 else []))
+        before = ['--stage', 0] if 'locator' in more else STAGE_1
+        places.done(*RUN, *before, '--iteration', 1)
+        if 'locator' in more:
+            flags += ['--teacher', places.results / 'model0' / 'best.pt']
+    places.done(*flags)
     folder = places.results / f'model{stage}'
     last = folder / 'Tiny_params_0000005.pt'
     whole = torch.load(last, weights_only=True)
 
     with at_iteration(LEARNERS[stage], 2, send(name)):
-        stopped = places.run(*flags, *(STAGE_1 if stage == 1 else []))
+        stopped = places.run(*flags)
     assert stopped.returncode == 0, stopped.stderr
     assert f'{name}: finishing this iteration' in stopped.stderr
     assert 'Tiny_params_0000002.pt is kept, and --resume True goes on from it' in stopped.stderr
