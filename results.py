@@ -47,16 +47,15 @@ class ResultFolder:
         """`overview.png`: the first cases, a row a kind."""
         rows = {}
         for case in cases[:OVERVIEW_CASES]:
-            files = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
-            files |= {'image': case.picture, 'label': case.label}
-            for kind, file in files.items():
-                if file and file.is_file():
-                    picture = np.asarray(read_picture(file))
-                elif kind == 'label':
-                    picture = np.full_like(rows['image'][-1], 127)  # grey: no label
-                else:
-                    continue
-                rows.setdefault(kind, []).append(picture)
+            there = self._pictures_of(case)
+            image = np.asarray(read_picture(case.picture))
+            unlabelled = {'label': np.full_like(image, 127)}  # grey
+            for kind in OVERVIEW_ROWS:
+                picture = (unlabelled | there).get(kind)
+                if isinstance(picture, Path):
+                    picture = np.asarray(read_picture(picture))
+                if picture is not None:
+                    rows.setdefault(kind, []).append(picture)
         Image.fromarray(pictures.sheet(rows)).save(self.folder / 'overview.png')
 
     def write_made(self, case: Case, soft, stage_1_mask: Path | None) -> None:
@@ -93,6 +92,15 @@ class ResultFolder:
                    'per_image': self.rows}
         (self.folder / 'metrics.json').write_text(json.dumps(summary, indent=2) + '\n')
 
+    def _pictures_of(self, case: Case) -> dict[str, np.ndarray | Path]:
+        """What there is of a case, in the order it is shown: files, and the label as a picture."""
+        files = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
+        there = files | {'image': case.picture}
+        if case.label:
+            there['label'] = pictures.from_mask(read_label(case.label))
+        return {kind: picture for kind, picture in there.items()
+                if not isinstance(picture, Path) or picture.is_file()}
+
     def write_report(self, used: dict, cases: list[Case]) -> None:
         """report.html; of very many cases it shows those of lowest JA, without labels the first."""
         figures = {row['name']: {figure: row[figure] for figure in FIGURES} for row in self.rows}
@@ -103,12 +111,7 @@ class ResultFolder:
             for case in cases:
                 if case not in shown:
                     continue
-                files = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
-                made = {kind: file for kind, file in files.items() if file.is_file()}
-                made |= {'image': case.picture}
-                if case.label:
-                    made |= {'label': read_label(case.label).astype(np.uint8) * 255}
-                yield report.Entry(case.name, made, figures.get(case.name))
+                yield report.Entry(case.name, self._pictures_of(case), figures.get(case.name))
 
         facts = {name.replace('_', ' '): str(value) for name, value in used.items()
                  if value not in (None, False, [])}

@@ -1,6 +1,7 @@
 """The program as a user runs it: whole runs, what they write, and what bad input gets."""
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -63,6 +64,10 @@ def test_train_then_test(places, tmp_path, data_root):
         assert float(row['JA']) == pytest.approx(ja) == pytest.approx(expected['JA'])
         assert metrics['mean']['JA'] == pytest.approx(
             np.mean([row['JA'] for row in metrics['per_image']]))
+
+    kinds = re.search(r'"kinds": (\[.*?\])', (folder / 'report.html').read_text('utf-8'))[1]
+    assert [kind['name'] for kind in json.loads(kinds)] == [
+        'image', 'heatmap', 'mask', 'segmentation', 'label', 'translated', 'overlay']
 
     # a second test leaves nothing of the first behind
     (data_root / 'Tiny' / 'testA' / 'wide.jpg').unlink()
