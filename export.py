@@ -66,6 +66,8 @@ def run(settings, segmenter) -> int:
     print(f'{target}: {target.stat().st_size / 1e6:.1f} MB, for pictures of {size} px'
           + (' and any other multiples of 4' if free else '') + f', any number at a time; input '
           f'{" and ".join(names)}, output mask; within {worst:.0e} of torch ({MOST_DIFFERENCE:g} asked)')
+    if segmenter.rule != 'threshold':
+        print(f'its post-processing here is {segmenter.rule}, which is not part of the file')
     return 0
 
 

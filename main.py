@@ -4,6 +4,7 @@
     python main.py --dataset ISIC --phase test
 """
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -69,13 +70,14 @@ FLAGS = {
         ('lesion_px', int, 'brats: least lesion of a disease slice, px of the prepared picture'),
         ('split', list, 'disease pictures of train, val and test, three counts or three fractions '
                         '(its own choice: brats 563 90 90, isic 200 31 31, folders 0.7 0.15 0.15)'),
-        ('overwrite', boolean, 'replace a data set of that name'),
+        ('overwrite', boolean, 'prepare: replace a data set that it made before; predict: replace '
+                               'masks of the same names'),
     ],
     'predict and export': [
         ('input', str, 'a picture, a folder of pictures and volumes (with those below it), or a '
                        'NIfTI volume'),
         ('output', str, 'where the results go: a folder, or for one picture or volume a file; '
-                        'export: the ONNX file'),
+                        'export: the ONNX file (its own choice: <dataset>.onnx among the results)'),
         ('presence', float, 'predict: a picture whose soft mask nowhere reaches this, 0 to 1, holds no '
                             'lesion'),
         ('probability', boolean, 'predict: write soft masks too'),
@@ -209,7 +211,10 @@ def default_text(name: str) -> str:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise UserError(f'{message}; python main.py --help lists the flags')
+        wrong = re.match(r'unrecognized arguments: (--\w+)', message)
+        alike = wrong and difflib.get_close_matches(wrong[1], self._option_string_actions)
+        hint = f'did you mean {alike[0]}? ' if alike else ''
+        raise UserError(f'{message}; {hint}python main.py --help lists the flags')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -338,8 +343,8 @@ def plan(flags: dict) -> list[dict]:
 
 
 def last_trained(wanted: presets.Settings) -> int:
-    """The stage, 1 or 2, of the newest checkpoint in the result folder; 1 if there is none."""
-    newest = {path.stat().st_mtime: stage for stage in (1, 2)
+    """The stage of the newest checkpoint in the result folder; 1 if there is none."""
+    newest = {path.stat().st_mtime: stage for stage in (0, 1, 2)
               for path in (wanted.result_folder / f'model{stage}').glob(
                   f'{wanted.dataset}_params_*.pt')}
     return newest[max(newest)] if newest else 1
@@ -392,6 +397,9 @@ def use_network(wanted: presets.Settings, flags: dict) -> int:
     import export
     import predict
 
+    if not {'dataset', 'checkpoint'} & flags.keys():
+        raise UserError(f'--dataset: --phase {wanted.phase} needs to know whose network to use; or name one '
+                        'with --checkpoint FILE')
     if wanted.phase == 'predict':
         predict.check_places(wanted)  # before a network is read
     path = choose_checkpoints(wanted)[0]
@@ -431,7 +439,8 @@ def run_one(flags: dict) -> int:
         try:
             source = checkpoints.read(path)
         except UserError as error:
-            hint = '; remove it to resume from the one before' if wanted.resume else ''
+            others = len(list(path.parent.glob(f'{wanted.dataset}_params_*.pt'))) > 1
+            hint = '; remove it to resume from the one before' if wanted.resume and others else ''
             raise UserError(f'{error}{hint}') from None
         print(f'checkpoint: {path} (iteration {source.iteration})')
         saved = source.settings

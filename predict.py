@@ -8,6 +8,7 @@ import csv
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import volumes
 from masks import at_a_time, choose_teacher, mask_network, outputs, resize_map
 from postprocess import clear_corners, segment, to_bytes
 from selection import chosen_rule, stored_choice
-from settings import resolve
+from settings import Settings, resolve
 from utils import UserError, ahead, bar_interval, cores, make_folder, pick_device
 
 COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
@@ -48,6 +49,8 @@ class Segmenter:
         `flips=False`, `batch_size=4`, …). Raises utils.UserError, one line, for a file that is no
         checkpoint or flags that cannot be."""
         source = checkpoints.read(Path(checkpoint))
+        if unknown := flags.keys() - Settings.__dataclass_fields__.keys():
+            raise UserError(f'Segmenter: {sorted(unknown)[0]} is no flag; python main.py --help lists them')
         flags = flags | {'phase': 'predict', 'device': device}
         self.settings = resolve(flags, source.settings, str(checkpoint))
         self.device = pick_device(device)
@@ -79,6 +82,9 @@ class Segmenter:
 
     def _soft(self, images):
         """(picture H×W×3 uint8, soft mask) of each."""
+        if isinstance(images, np.ndarray) and (images.ndim < 3 or images.ndim == 3
+                                               and images.shape[2] in (1, 3)):
+            raise ValueError('one picture; give a list of them, as [picture]')
         settings, images = self.settings, iter(images)
         while some := list(itertools.islice(images, at_a_time(settings, self.device))):
             some = [as_picture(image) for image in some]
@@ -167,9 +173,11 @@ def run(settings, segmenter: Segmenter) -> int:
     to be left out. Raises UserError."""
     given, output, single = check_places(settings)
     problems = dataset.Problems()
-    found = {given: Path(given.name)} if given.is_file() else find(given, output, problems)
+    found = {given: Path(given.name)} if given.is_file() else find(given, settings.modality, problems)
+    if given.is_file():
+        check_readable(given)
     folder = make_folder(output.parent if single else output, '--output')
-    table = Table(folder / (f'{bare_name(output)}.csv' if single else 'predictions.csv'))
+    table = Table(folder / table_path(output, single).name)
 
     def target(path, ending):
         """The file that the masks of a picture go to."""
@@ -202,8 +210,8 @@ def run(settings, segmenter: Segmenter) -> int:
     finally:
         bar.close()
         table.close()
-    print(f'{table.pictures} predicted by {segmenter.rule}, {table.with_lesion} with lesions; areas are '
-          f'in {table.path}')
+    print(f'{table.pictures} predicted by {segmenter.rule}, {table.with_lesion} with lesions; masks are in '
+          f'{output}, areas in {table.path}')
     if problems.reasons:
         print(f'left out, since they cannot be used:\n{problems.listing}', file=sys.stderr)
         return 1
@@ -226,22 +234,54 @@ def check_places(settings) -> tuple[Path, Path, bool]:
         raise UserError(f'--output {output}: masks of volumes are .nii or .nii.gz, those of pictures '
                         '.png')
     if not single and output.suffix and not output.is_dir():
-        raise UserError(f'--output {output}: neither a folder nor a .png, .nii or .nii.gz file')
+        raise UserError(f'--output {output}: neither a folder nor a file that masks can be: .png for '
+                        'pictures, .nii or .nii.gz for volumes')
     if output.resolve() == given.resolve() or (given.is_file() and not single
                                                and output.resolve() == given.parent.resolve()):
         raise UserError(f'--output {output}: would write over --input; give another place')
+    if given.is_dir() and given.resolve() in output.resolve().parents:
+        raise UserError(f'--output {output}: lies in --input, where masks would be taken for pictures next '
+                        'time; give another place')
+    table = table_path(output, single)
+    there = [path for path in ((output, table) if single else (table, output)) if path.exists()
+             and not (path.is_dir() and not any(path.iterdir()))]
+    if there and not settings.overwrite:
+        raise UserError(f'--output {output}: {there[0]} is there already; --overwrite True replaces what has '
+                        'the same name, or give another place')
+    if there and table.exists() and not is_table(table):
+        raise UserError(f'--output {output}: {table} is there already, and no table of predictions, so it '
+                        'stays; give another place')
     return given, output, single
 
 
-def find(folder: Path, output: Path, problems: dataset.Problems) -> dict[Path, Path]:
-    """Pictures and volumes of a folder and those below -> their paths in it. Hidden ones and those
-    in `output` are passed over; of several that share a name up to the ending the first counts."""
-    found, taken = {}, {}
+def table_path(output: Path, single: bool) -> Path:
+    """Where the areas go."""
+    return output.with_name(f'{bare_name(output)}.csv') if single else output / 'predictions.csv'
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of predictions."""
+    with open(path, encoding='utf-8', errors='replace') as file:
+        return file.readline().strip() == ','.join(COLUMNS)
+
+
+def check_readable(path: Path) -> None:
+    """Raises UserError for a file that is neither a picture nor a volume."""
+    volumes.read(path) if volumes.is_volume(path) else dataset.read_picture(path)
+
+
+def find(folder: Path, modality: str, problems: dataset.Problems) -> dict[Path, Path]:
+    """Pictures and volumes of a folder and those below -> their paths in it. Hidden ones, labels, and
+    of volumes that are named as BraTS does other modalities are passed over; of several that share a
+    name up to the ending the first counts."""
+    found, taken, passed_over = {}, {}, Counter()
     for path in sorted(folder.rglob('*')):
         inside = path.relative_to(folder)
         if (path.suffix.lower() not in dataset.PICTURE_SUFFIXES and not volumes.is_volume(path)
-                or path.is_dir() or any(part.startswith('.') for part in inside.parts)
-                or output.resolve() in path.resolve().parents):
+                or path.is_dir() or any(part.startswith('.') for part in inside.parts)):
+            continue
+        if kind := kind_of(path, modality):
+            passed_over[kind] += 1
             continue
         key = inside.with_name(bare_name(inside)), volumes.is_volume(path)
         if key in taken:
@@ -249,11 +289,23 @@ def find(folder: Path, output: Path, problems: dataset.Problems) -> dict[Path, P
         else:
             taken[key] = path
             found[path] = inside
+    if passed_over:
+        print('passed over: ' + ', '.join(f'{count} {kind}' for kind, count in passed_over.items()))
     if not found:
         raise UserError(f'--input {folder}: holds no pictures '
                         f'({", ".join(sorted(dataset.PICTURE_SUFFIXES))}) and no volumes '
                         f'({", ".join(volumes.SUFFIXES)})')
     return found
+
+
+def kind_of(path: Path, modality: str) -> str:
+    """What else than a picture to predict a file is by its name; '' if it is one."""
+    if not volumes.is_volume(path):
+        return 'labels' if path.stem.lower().endswith(dataset.LABEL_ENDING) else ''
+    kind = (volumes.case_and_kind(path) or ('', modality))[1]
+    if kind == 'seg':
+        return 'labels'
+    return '' if kind == modality else f'of another --modality than {modality}'
 
 
 def bare_name(path: Path) -> str:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,10 +27,8 @@ from utils import UserError, ahead, bar_interval, cores, make_folder
 SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
                  'folders': (0.7, 0.15, 0.15)}  # ours
+BEYOND = 'not needed for --split'
 ENOUGH_HEAD = 0.2  # ours: of the square around the head; slices with less are not taken
-MODALITIES = {'flair': ('flair', 't2f'), 't1': ('t1', 't1n'), 't1ce': ('t1ce', 't1c', 't1gd'),
-              't2': ('t2', 't2w')}  # up to BraTS 2021, and since
-SCAN = re.compile(r'(?P<case>.+)[_-](?P<kind>flair|t2f|t1|t1n|t1ce|t1c|t1gd|t2|t2w|seg|segm)', re.I)
 TIME_POINT = re.compile(r'(BraTS-\w+-\d+)-\d{3}', re.I)  # since BraTS 2023 a patient may come again
 ISIC = re.compile(r'(?P<name>ISIC_\d+)(_downsampled)?(?P<label>_segmentation)?', re.I)
 FOLDERS = ('trainA', 'trainB', 'testA', 'testB', 'val/images', 'val/labels', 'test/labels')
@@ -84,12 +83,18 @@ def check_sources(settings) -> list[Path]:
     sources, folder = [Path(source) for source in settings.source], settings.data_folder
     for source in sources:
         if not source.is_dir():
-            raise UserError(f'--source {source}: no such folder'
-                            + ('; unpack the archive first' if source.is_file() else ''))
+            archive = source.name.lower().endswith(('.zip', '.tar', '.gz', '.tgz', '.7z'))
+            raise UserError(f'--source {source}: ' + (
+                'an archive; unpack it, and give the folder' if source.is_file() and archive
+                else 'a file; give the folder that holds it' if source.is_file()
+                else 'no such folder'))
         inside, outside = source.resolve(), folder.resolve()
         if inside == outside or inside in outside.parents or outside in inside.parents:
             raise UserError(f'--source {source} and {folder}, which would be made, lie in one another; '
                             'choose another place with --data_root')
+    for number, source in enumerate(sources):
+        if source.resolve() in [other.resolve() for other in sources[:number]]:
+            raise UserError(f'--source {source}: given twice')
     return sources
 
 
@@ -104,6 +109,21 @@ def check_target(settings) -> None:
         raise UserError(f'{folder}: there already, and not made by --phase prepare, so it stays; {another}')
     if not settings.overwrite:
         raise UserError(f'{folder}: there already; --overwrite True replaces it, or {another}')
+    try:
+        made = json.loads((folder / 'prepare.json').read_text('utf-8'))['files']
+        strangers = sorted(set(files_of(folder)) - set(made))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f'{folder}/prepare.json: damaged, so nothing says what else lies there, and it stays; '
+                        f'{another}') from None
+    if strangers:
+        raise UserError(f'{folder}: holds {len(strangers)} file{"s" * (len(strangers) > 1)} that --phase '
+                        f'prepare did not make, as {strangers[0]}; move them away, or {another}')
+
+
+def files_of(folder: Path) -> list[str]:
+    """What lies in a data set, but prepare.json, as paths in it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*')
+                  if not path.is_dir() and path != folder / 'prepare.json')
 
 
 # ------------------------------------------------------------------------------------ what is made
@@ -176,7 +196,8 @@ class DataSet:
         text = {'source_format': form, 'sources': [str(source) for source in sources], 'settings': used,
                 'counts': {name: self.counts[name] for name in FOLDERS}, **self.extra,
                 'left_out': {str(path): reason for path, reason in
-                             (self.left_out | self.problems.reasons).items()}}
+                             (self.left_out | self.problems.reasons).items()},
+                'files': files_of(self.folder)}
         (self.folder / 'prepare.json').write_text(json.dumps(text, indent=2, ensure_ascii=False) + '\n',
                                                   encoding='utf-8')
 
@@ -186,9 +207,11 @@ class DataSet:
         made = ', '.join(f'{self.counts[name]} {name}' for name in FOLDERS if self.counts[name])
         place = '' if Path(settings.data_root) == Path(type(settings).data_root) \
             else f' --data_root {settings.data_root}'
+        dermoscopy = settings.source_format == 'isic' and settings.dataset != 'ISIC'
+        preset = ' --preset ISIC' if dermoscopy else ''
         return (f'{settings.data_folder}: {made}\n'
                 + (f'{self._reasons()} (listed in prepare.json)\n' if self.left_out else '')
-                + f'next: python main.py --phase train --dataset {settings.dataset}{place}')
+                + f'next: python main.py --phase train --dataset {settings.dataset}{preset}{place}')
 
     def _reasons(self):
         reasons = Counter(reason for many in self.left_out.values() for reason in many.split(', '))
@@ -222,17 +245,19 @@ class Split(NamedTuple):
 
     def sizes(self, total: int) -> dict[str, int]:
         """Pictures of each split when there are `total`."""
-        return {name: share if self.counted else round(share * total)
-                for name, share in zip(SPLITS, self.shares)}
+        if self.counted:
+            return dict(zip(SPLITS, self.shares))
+        ends = [round(sum(self.shares[:count]) * total) for count in range(4)]
+        return {name: end - start for name, start, end in zip(SPLITS, ends, ends[1:])}
 
     def check(self, there: dict[str, int], what: str) -> None:
         """Raises UserError where fewer are there than were counted."""
         wanted = dict(zip(SPLITS, self.shares))
         if self.counted and any(there[name] < wanted[name] for name in SPLITS):
+            found = ', '.join(f'{there[name]} for {name}' for name in SPLITS)
             raise UserError(
-                f'--split {" ".join(map(str, self.shares))}: there are only '
-                f'{" ".join(str(there[name]) for name in SPLITS)} {what}; ask for fewer, or give '
-                'fractions, as 0.7 0.15 0.15')
+                f'--split {" ".join(map(str, self.shares))}: there are only {found} {what}; ask for '
+                'fewer, or give fractions, as 0.7 0.15 0.15')
 
 
 def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -282,9 +307,12 @@ def from_brats(made: DataSet, sources: list[Path]) -> None:
                                          'looking through volumes'), scans):
         if found:
             slices[scan] = found
-    if slices and not any(disease for disease, _ in slices.values()):
-        raise UserError(f'--z_range {settings.z_range}: no slice of any volume in it shows a lesion of '
-                        f'{settings.lesion_px} px or more; give another range, or all, or lower --lesion_px')
+    if slices and not any(disease for disease, _, _ in slices.values()):
+        largest = max(largest for *_, largest in slices.values())
+        raise UserError(f'--lesion_px {settings.lesion_px}: no slice of --z_range {settings.z_range} shows such '
+                        f'a lesion; the largest has {largest} px (of a picture of --img_size '
+                        f'{settings.img_size}); lower it, or give another range')
+    slices = {scan: (disease, normal) for scan, (disease, normal, _) in slices.items()}
     patients = share_patients(made, slices)
     chosen = {}
     for split in SPLITS:
@@ -299,8 +327,8 @@ def from_brats(made: DataSet, sources: list[Path]) -> None:
                 chosen.setdefault((scan, split), []).append((z, domain))
     there = {split: sum(len(slices[scan][0]) for scan in slices if scan.patient in patients[split])
              for split in SPLITS}
-    made.split.check(there, f'slices with a lesion of {settings.lesion_px} px or more for train, val and '
-                            'test, patients being kept apart')
+    made.split.check(there, f'(slices with a lesion of {settings.lesion_px} px or more, patients being kept '
+                            'apart)')
     made.extra['patients'] = {split: sorted({scan.patient for scan, own in chosen if own == split})
                               for split in SPLITS}
 
@@ -320,20 +348,21 @@ def find_scans(made: DataSet, sources: list[Path]) -> list[Scan]:
     """The volumes of the modality that have a segmentation; of those without it is noted."""
     modality, scans, kinds = made.settings.modality, [], Counter()
     by_folder, seen = {}, {}
+    for source in sources:
+        if len(sources) > 1 and not volumes.find(source):
+            raise UserError(f'--source {source}: holds no volumes ({", ".join(volumes.SUFFIXES)})')
     for path in (path for source in sources for path in volumes.find(source)):
-        named = SCAN.fullmatch(volumes.stem(path))
-        if not named:
+        if not (named := volumes.case_and_kind(path)):
             continue
-        kind = named['kind'].lower()
-        kind = next((name for name, kinds_ in MODALITIES.items() if kind in kinds_), 'seg')
+        case, kind = named
         kinds[kind] += 1
-        by_folder.setdefault(path.parent, {}).setdefault(kind, {}).setdefault(named['case'], path)
+        by_folder.setdefault(path.parent, {}).setdefault(kind, {}).setdefault(case, path)
         if kind == modality and seen.setdefault(volumes.stem(path), path) is not path:
             made.problems.add(path, f'named as {seen[volumes.stem(path)]} is; remove one')
     if not kinds[modality]:
         raise UserError(
             f'--source {" ".join(map(str, sources))}: holds no volume whose name ends in '
-            + ' or '.join(f'_{name}.nii.gz' for name in MODALITIES[modality])
+            + ' or '.join(f'_{name}.nii.gz' for name in volumes.MODALITIES[modality])
             + (f'; there are {", ".join(sorted(kinds))}: choose one with --modality' if kinds else ''))
     for folder in sorted(by_folder):
         there = by_folder[folder]
@@ -365,18 +394,21 @@ def read_scan(scan: Scan) -> tuple[volumes.Volume, np.ndarray]:
     return volume, label.values > 0.5
 
 
-def survey(scan: Scan, settings) -> tuple[list[int], list[int]]:
-    """The slices that show disease, and those that are normal."""
+def survey(scan: Scan, settings) -> tuple[list[int], list[int], int]:
+    """The slices that show disease, those that are normal, and the size of the largest lesion, px."""
     volume, lesion = read_scan(scan)
-    disease, normal = [], []
+    disease, normal, largest = [], [], 0
     for z in slice_range(settings.z_range, len(volume.slices)):
         if volume.head_share(z) < ENOUGH_HEAD:
             continue
         if not lesion[..., z].any():
             normal.append(z)
-        elif slice_label(volume, lesion, z, settings.size).sum() >= max(1, settings.lesion_px):
+            continue
+        area = int(slice_label(volume, lesion, z, settings.size).sum())
+        largest = max(largest, area)
+        if area >= max(1, settings.lesion_px):
             disease.append(z)
-    return disease, normal
+    return disease, normal, largest
 
 
 def slice_range(text: str, count: int) -> range:
@@ -457,6 +489,7 @@ def from_isic(made: DataSet, sources: list[Path]) -> None:
             continue
         split = places.next(label is not None)
         if split is None:
+            made.left_out |= {pictures[other]: BEYOND for other in names[names.index(name):]}
             break
         made.add(split, 'A', name, picture, label)
         if split != 'val' and corner:
@@ -497,10 +530,6 @@ def from_folders(made: DataSet, sources: list[Path]) -> None:
             ending = name[-len(dataset.LABEL_ENDING):].lower() == dataset.LABEL_ENDING
             labels[name[:-len(dataset.LABEL_ENDING)] if ending else name] = path
     disease, normal = (named_below(source, sources[2:]) for source in sources[:2])
-    for source, found in zip(sources, (disease, normal)):
-        if not found:
-            raise UserError(f'--source {source}: holds no pictures '
-                            f'({", ".join(sorted(dataset.PICTURE_SUFFIXES))})')
     for name in sorted(set(labels) - set(disease)):
         made.problems.add(labels.pop(name), f'label without a picture: {sources[0]} has no {name}')
     size = made.settings.size
@@ -514,8 +543,9 @@ def from_folders(made: DataSet, sources: list[Path]) -> None:
         if pair:
             split = places.next(pair[1] is not None)
             if split is None:
-                break
-            made.add(split, 'A', name, *pair)
+                made.left_out[disease[name]] = BEYOND
+            else:
+                made.add(split, 'A', name, *pair)
     places.check(made)
     names = [str(name) for name in made.rng.permutation(sorted(normal))]
     for_test = round(len(names) * made.counts['testA'] / (made.counts['testA'] + made.counts['trainA']))
@@ -561,15 +591,19 @@ def pictures_below(folder: Path) -> list[Path]:
 
 
 def named_below(folder: Path, but: list[Path] = ()) -> dict[str, Path]:
-    """Pictures below a folder by name, into which the folders between go; without those `but`."""
+    """Pictures below a folder by name, into which the folders between go; without those `but`. Raises
+    UserError where there are none. (Names are composed: macOS writes ä as two characters.)"""
     found = {}
     for path in pictures_below(folder):
         if any(other.resolve() in path.resolve().parents for other in but):
             continue
-        name = '_'.join(path.relative_to(folder).with_suffix('').parts)
+        name = unicodedata.normalize('NFC', '_'.join(path.relative_to(folder).with_suffix('').parts))
         if name in found:
             raise UserError(f'{path}: would be named as {found[name]} is; rename one')
         found[name] = path
+    if not found:
+        raise UserError(f'--source {folder}: holds no pictures '
+                        f'({", ".join(sorted(dataset.PICTURE_SUFFIXES))})')
     return found
 
 
@@ -581,6 +615,8 @@ class Places:
         self.split, self.labelled = split, labelled
         self.sizes = split.sizes(total)
         if not labelled:
+            if not split.counted:
+                self.sizes['train'] += self.sizes['val']
             self.sizes['val'] = 0
         self.filled = Counter()
 
@@ -599,8 +635,7 @@ class Places:
             print('no picture has a label, so val, which chooses by labels, stays empty')
             self.filled['val'] = self.split.shares[1]
         bad = len(made.left_out) + len(made.problems.reasons)
-        self.split.check(self.filled, 'usable pictures for train, val and test (the latter two with '
-                                      f'labels; {bad} left out)')
+        self.split.check(self.filled, f'(val and test take pictures with labels; {bad} left out)')
 
 
 def in_order(made: DataSet, names: list[str], labels: dict) -> tuple[list[str], Places]:

@@ -87,7 +87,8 @@ def rehearse(settings: Settings, pictures: dict[str, list], val_cases: list) -> 
                         'free; make room, lower --keep, or give another folder with --result_dir')
     counts = parameters(settings)
     height, width = settings.size
-    goes_on = 'resumes' if settings.resume else 'starts anew'
+    begun = any(settings.run_folder.glob(f'{settings.dataset}_params_*.pt'))
+    goes_on = 'resumes' if settings.resume and begun else 'starts anew'
     print(f'stage {settings.stage}, {settings.scheme} ({settings.recipe} recipe), {goes_on}\n'
           f'  data      {settings.data_folder}: {len(pictures["A"])} disease and '
           f'{len(pictures["B"])} normal pictures to train, {len(val_cases)} labelled ones in val\n'

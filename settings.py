@@ -22,7 +22,8 @@ MASK_NETWORK = {'published': 'genA2B', 'locator': 'locator', 'student': 'average
 # the words that a setting may be
 CHOICES = {'generation': ('first', 'second'), 'scheme': tuple(NETWORKS_OF),
            'recipe': ('ours', 'published'), 'component': ('central', 'large', 'all'),
-           'stage': (0, 1, 2), 'preset': ('own', 'ISIC'), 'student': ('unet', 'locator')}
+           'stage': (0, 1, 2), 'preset': ('own', 'ISIC'), 'student': ('unet', 'locator'),
+           'postprocess': ('auto', 'threshold', 'otsu', 'watershed', 'crf', 'clean', 'fit', 'none')}
 
 PROJECT = Path(__file__).resolve().parent
 

@@ -74,7 +74,7 @@ class Trainer:
         self._prepare_learner(start_from, teacher)
         if self.iteration >= settings.iteration:
             print(f'nothing to do: {start_from.path} already is at iteration {self.iteration}; '
-                  'a larger --iteration goes on')
+                  f'a larger --iteration of --stage {settings.stage} goes on')
             return
         if parallel.is_first() and not settings.resume:
             if aside := set_earlier_run_aside(settings.result_folder, settings.stage):

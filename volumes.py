@@ -3,6 +3,7 @@
 A picture is an axial slice in the usual view (anterior on top, the patient's right on the left),
 cut to a square around the head and scaled to 8 bits by percentiles of the whole volume.
 """
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,9 @@ BACKGROUND = 0.05  # ours: up to this share of the 99.5th percentile a voxel is 
 MARGIN = 0.04  # ours: of the head's longer side, left free around it
 LEAST_HEAD = 0.05  # ours: share of a slice's picture; below, the slice is not looked at
 MOST_VOXELS = 2 ** 30  # 4 GB as float32
+MODALITIES = {'flair': ('flair', 't2f'), 't1': ('t1', 't1n'), 't1ce': ('t1ce', 't1c', 't1gd'),
+              't2': ('t2', 't2w')}  # in BraTS's names: up to 2021, and since
+_SCAN = re.compile(r'(?P<case>.+)[_-](?P<kind>flair|t2f|t1|t1n|t1ce|t1c|t1gd|t2|t2w|seg|segm)', re.I)
 
 
 def is_volume(path: Path) -> bool:
@@ -29,6 +33,15 @@ def stem(path: Path) -> str:
     """The file's name without `.nii` or `.nii.gz`."""
     return path.name[:-len(next(end for end in reversed(SUFFIXES)
                                 if path.name.lower().endswith(end)))]
+
+
+def case_and_kind(path: Path) -> tuple[str, str] | None:
+    """Of a file that is named as BraTS does its case, and a modality or 'seg'; else None."""
+    named = _SCAN.fullmatch(stem(path))
+    if not named:
+        return None
+    word = named['kind'].lower()
+    return named['case'], next((kind for kind, words in MODALITIES.items() if word in words), 'seg')
 
 
 def find(folder: Path) -> list[Path]:
@@ -140,9 +153,12 @@ def read(path: Path) -> Volume:
         source = nibabel.Nifti1Image.from_filename(path)
         shape = tuple(source.shape)
         if len([length for length in shape[3:] if length != 1]) or len(shape) < 3:
-            raise ValueError(f'{len(shape)} dimensions {shape}, but one volume of three is needed')
+            raise ValueError(f'{len(shape)} dimensions, {"×".join(map(str, shape))}, but a volume has three; '
+                             'save the one that is meant on its own')
         if np.prod(shape, dtype=float) > MOST_VOXELS or not np.prod(shape, dtype=float):
             raise ValueError(f'{"×".join(map(str, shape))} voxels')
+        if source.get_data_dtype().fields:
+            raise ValueError('voxels of colour')
         canonical = nibabel.as_closest_canonical(
             nibabel.Nifti1Image(np.asanyarray(source.dataobj).reshape(shape[:3]), source.affine,
                                 source.header))

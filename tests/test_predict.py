@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import STAGE_1, TINY_FLAGS, Places, assert_one_line_error, draw
+from conftest import STAGE_1, TINY_FLAGS, Places, assert_one_line_error, command, draw
 from networks import MaskPrediction
 from predict import Segmenter
 from test_volumes import head, store
@@ -86,16 +86,34 @@ def test_folders_in_folders_and_what_cannot_be_read(predict, tmp_path):
     (given / 'a.png').write_bytes((given / 'ä b.png').read_bytes())  # of one name with a.jpg
     store(given / 'deep' / 'head.nii.gz', head())
     (given / 'deep' / 'cut.nii').write_bytes(b'short')
-    for _ in range(2):  # the second time the masks of the first lie in the folder
-        done = predict('--input', given, '--output', given / 'masks')
-        assert done.returncode == 1
-        for name in ('broken.png', 'cut.nii', 'a.png: named as a.jpg is'):
-            assert name in done.stderr
-        assert files(given / 'masks') == ['a.png', 'deep/er/a.png', 'deep/head.nii.gz',
-                                          'predictions.csv', 'ä b.png']
-    assert Image.open(given / 'masks' / 'deep' / 'er' / 'a.png').size == (90, 50)
-    whole = [row['file'] for row in table(given / 'masks' / 'predictions.csv') if not row['slice']]
-    assert sorted(whole) == ['a.jpg', 'deep/er/a.png', 'deep/head.nii.gz', 'ä b.png']
+    draw(given / 'labels', ['a_Segmentation.png'])
+    for name in ('x_seg.nii.gz', 'x_t1.nii', 'x-t2f.nii'):  # as BraTS names them
+        store(given / 'deep' / name, head())
+    done = predict('--input', given, '--output', 'masks')
+    assert done.returncode == 1
+    for name in ('broken.png', 'cut.nii', 'a.png: named as a.jpg is'):
+        assert name in done.stderr
+    assert 'passed over: 2 labels, 1 of another --modality than flair' in done.stdout
+    masks = tmp_path / 'masks'
+    assert files(masks) == ['a.png', 'deep/er/a.png', 'deep/head.nii.gz', 'deep/x-t2f.nii.gz',
+                            'predictions.csv', 'ä b.png']
+    assert Image.open(masks / 'deep' / 'er' / 'a.png').size == (90, 50)
+    whole = [row['file'] for row in table(masks / 'predictions.csv') if not row['slice']]
+    assert sorted(whole) == ['a.jpg', 'deep/er/a.png', 'deep/head.nii.gz', 'deep/x-t2f.nii', 'ä b.png']
+
+
+def test_what_is_there_already_stays_unless_it_may_go(predict, tmp_path):
+    draw(tmp_path / 'in', ['a.png', 'b.png'], bright_square=True)
+    line = ['--input', 'in', '--output', 'out']
+    assert predict(*line).returncode == 0
+    assert_one_line_error(predict(*line), 'predictions.csv is there already', '--overwrite True')
+    (tmp_path / 'out' / 'mine.txt').write_text('mine')
+    assert predict(*line, '--overwrite', 'True').returncode == 0
+    assert files(tmp_path / 'out') == ['a.png', 'b.png', 'mine.txt', 'predictions.csv']
+    (tmp_path / 'mask.csv').write_text('precious')
+    for more in ([], ['--overwrite', 'True']):
+        assert_one_line_error(predict('--input', 'in/a.png', '--output', 'mask.png', *more), 'mask.csv')
+    assert (tmp_path / 'mask.csv').read_text() == 'precious'
 
 
 def test_one_picture_to_a_file_or_a_folder(predict, tmp_path):
@@ -130,13 +148,15 @@ WRONG = {
     'nothing to read': ([], ['--input', 'needs it']),
     'nowhere to write': (['--input', 'a.png'], ['--output', 'needs it']),
     'missing': (['--input', 'absent.png', '--output', 'out'], ['absent.png', 'no such file or folder']),
+    'into the input': (['--input', '.', '--output', 'masks'], ['masks', 'lies in --input']),
     'onto itself': (['--input', 'a.png', '--output', 'a.png'], ['a.png', 'write over --input']),
     'beside itself': (['--input', 'a.png', '--output', '.'], ['write over --input']),
     'folder onto itself': (['--input', '.', '--output', '.'], ['write over --input']),
     'folder to a file': (['--input', '.', '--output', 'mask.png'], ['mask.png', 'give a folder']),
     'picture to a volume': (['--input', 'a.png', '--output', 'mask.nii'], ['mask.nii', '.png']),
-    'another ending': (['--input', 'a.png', '--output', 'mask.jpg'], ['mask.jpg', 'neither a folder']),
+    'another ending': (['--input', 'a.png', '--output', 'mask.jpg'], ['mask.jpg', 'neither a folder', '.png for pictures']),
     'no pictures': (['--input', 'empty', '--output', 'out'], ['empty', 'holds no pictures']),
+    'no picture': (['--input', 'broken.png', '--output', 'out'], ['broken.png', 'cannot be read as a picture']),
     'no checkpoint': (['--input', 'a.png', '--output', 'out', '--checkpoint', 'x.pt'], ['x.pt']),
     'another stage': (['--input', 'a.png', '--output', 'out', '--stage', '2'], ['no checkpoint of stage 2']),
     'no rule': (['--input', 'a.png', '--output', 'out', '--postprocess', 'none'], ['--probability True']),
@@ -147,15 +167,17 @@ WRONG = {
 def test_bad_input(predict, tmp_path, arguments, parts):
     draw(tmp_path, ['a.png'])
     (tmp_path / 'empty').mkdir()
+    (tmp_path / 'broken.png').write_bytes(b'broken')
     before = files(tmp_path)
     assert_one_line_error(predict(*arguments), *parts)
     assert files(tmp_path) == before
 
 
-def test_one_unusable_picture(predict, tmp_path):
-    (tmp_path / 'broken.png').write_bytes(b'broken')
-    done = predict('--input', 'broken.png', '--output', 'out')
-    assert done.returncode == 1 and 'broken.png: cannot be read as a picture' in done.stderr
+def test_whose_network_has_to_be_said(tmp_path):
+    draw(tmp_path, ['a.png'])
+    for phase in (['predict', '--input', tmp_path / 'a.png', '--output', tmp_path / 'out'], ['export']):
+        assert_one_line_error(command('--phase', *phase, cwd=tmp_path), '--dataset', '--checkpoint')
+    assert files(tmp_path) == ['a.png']
 
 
 # -------------------------------------------------------------------------------- from Python
@@ -187,6 +209,15 @@ def test_arrays_of_any_size_in_order(segmenter):
 def test_what_is_no_picture(segmenter, image):
     with pytest.raises(ValueError, match='uint8'):
         segmenter.predict([image])
+
+
+def test_one_picture_without_a_list_and_unknown_flags(segmenter, trained):
+    for alone in (np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)):
+        with pytest.raises(ValueError, match='list'):
+            segmenter.predict(alone)
+    for flags in ({'foo': 1}, {'postprocess': 'foo'}):
+        with pytest.raises(UserError, match='foo'):
+            Segmenter(trained.results / 'model1' / 'best.pt', 'cpu', **flags)
 
 
 def test_files_that_are_no_checkpoint(tmp_path):

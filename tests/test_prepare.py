@@ -247,7 +247,7 @@ def test_dermoscopy(places, dermoscopy, monkeypatch):
     result = isic(places, dermoscopy, '--split', 4, 3, 3)
     assert result.returncode == 0, result.stderr
     told = json.loads((places.data / 'prepare.json').read_text())
-    assert list(told['left_out'].values()) == ['ruler'] and '1 ruler' in result.stdout
+    assert sorted(told['left_out'].values()) == ['not needed for --split', 'ruler'] and '1 ruler' in result.stdout
     counts = told['counts']
     assert (counts['trainA'], counts['val/images'], counts['testA']) == (4, 3, 3)
     assert (counts['val/labels'], counts['test/labels']) == (3, 3)
@@ -295,7 +295,7 @@ def test_unlabelled_pictures_are_for_training(places, dermoscopy):
     assert isic(places, dermoscopy, '--split', 2, 5, 5).returncode == 0
     assert names(places.data / 'trainA') == {'ISIC_0000010', 'ISIC_0000011'}
     assert_one_line_error(isic(places, dermoscopy, '--split', 1, 6, 5, '--overwrite', True),
-                          'only 1 5 5 usable')
+                          'only 1 for train, 5 for val, 5 for test')
 
 
 # ---------------------------------------------------------------------------------------- folders
@@ -332,8 +332,19 @@ def test_two_folders_and_labels(places, folders):
 def test_two_folders_without_labels(places, folders):
     result = places.run('--source', *folders[:2], '--source_format', 'folders')
     assert result.returncode == 0, result.stderr
-    assert len(names(places.data / 'trainA')) == 6 and len(names(places.data / 'testA')) == 1
+    assert len(names(places.data / 'trainA')) == 7 and len(names(places.data / 'testA')) == 1
     assert not (places.data / 'val').exists()
+
+
+def test_names_that_macos_wrote(places, tmp_path):
+    """There ä is two characters, here one."""
+    draw(tmp_path / 'ill', ['f\u00e4ll.png', 'other.png'], bright_square=True)
+    draw(tmp_path / 'well', ['n.png', 'm.png'])
+    draw_labels(tmp_path / 'labels', ['fa\u0308ll'])
+    places.done('--source', tmp_path / 'ill', tmp_path / 'well', tmp_path / 'labels', '--source_format',
+                'folders', '--split', 1, 0, 1)
+    assert names(places.data / 'test' / 'labels') == {'f\u00e4ll_segmentation'}
+    assert names(places.data / 'testA') == {'f\u00e4ll'}
 
 
 def test_a_set_laid_out_already_gives_the_same_figures(data_root, places, tmp_path):
@@ -380,10 +391,16 @@ def test_nothing_is_overwritten_unasked(places, folders):
     before = snapshot(places.data)
     assert_one_line_error(places.run(*flags, '--seed', 1), 'Made', '--overwrite True')
     assert snapshot(places.data) == before
+    told = (places.data / 'prepare.json').read_text()
     (places.data / 'prepare.json').unlink()  # a folder of the user's own
     assert_one_line_error(places.run(*flags, '--overwrite', True), 'not made by --phase prepare')
     (places.data / 'prepare.json').write_text('{}')
+    assert_one_line_error(places.run(*flags, '--overwrite', True), 'prepare.json', 'damaged')
+    (places.data / 'prepare.json').write_text(told)
     (places.data / 'trainA' / 'own.png').write_text('')
+    assert_one_line_error(places.run(*flags, '--overwrite', True), '1 file', 'trainA/own.png')
+    (places.data / 'trainA' / 'own.png').unlink()
+    next((places.data / 'trainA').iterdir()).unlink()
     places.done(*flags, '--overwrite', True)
     assert snapshot(places.data) == before  # nothing of the old one is left
 
@@ -447,9 +464,13 @@ TWO = ['--source', 'ill', 'well', '--source_format', 'folders']
     (['--source', 'empty', '--source_format', 'brats'], ['_flair.nii.gz or _t2f.nii.gz']),
     (['--source', 'ill', '--source_format', 'folders'], ['trainA', 'give two']),
     (['--source', 'ill', 'empty', '--source_format', 'folders'], ['empty', 'holds no pictures']),
-    (['--source', 'ill', 'well', 'labels', 'ill', '--source_format', 'folders'], ['4 folders']),
+    (['--source', 'ill', 'well', 'labels', 'empty', '--source_format', 'folders'], ['4 folders']),
+    (['--source', 'ill', 'ill', '--source_format', 'folders'], ['--source ill', 'given twice']),
+    (['--source', 'ill', 'well', 'empty', '--source_format', 'folders'], ['empty', 'holds no pictures']),
+    (['--source', 'ill/p0.png', 'well', '--source_format', 'folders'], ['p0.png', 'give the folder']),
+    (['--source', 'tree', 'empty', '--source_format', 'brats'], ['empty', 'holds no volumes']),
     (['--source', 'tree', '--source_format', 'brats', '--z_range', '12-3'], ['--z_range 12-3', '90-120']),
-    (['--source', 'tree', '--source_format', 'brats', '--z_range', '90-120'], ['--z_range 90-120', 'or all']),
+    (['--source', 'tree', '--source_format', 'brats', '--z_range', '90-120'], ['--z_range 90-120', 'largest has 0 px', 'another range']),
     (['--source', 'tree', '--source_format', 'brats', '--modality', 't2'],
      ['_t2.nii.gz', 'there are flair, seg', '--modality']),
     ([*TWO, '--split', '1', '2'], ['--split 1 2']),
@@ -457,7 +478,7 @@ TWO = ['--source', 'ill', 'well', '--source_format', 'folders']
     ([*TWO, '--split', '2', '.5', '1'], ['--split 2 .5 1']),
     ([*TWO, '--split', '-1', '1', '1'], ['--split -1 1 1']),
     ([*TWO, '--split', '0', '0', '0'], ['--split 0 0 0']),
-    ([*TWO, '--split', '90', '0', '1'], ['only 7 0 1']),
+    ([*TWO, '--split', '90', '0', '1'], ['only 7 for train, 0 for val, 1 for test']),
     ([*TWO, '--dataset', 'phantom'], ['built in']),
     ([*TWO, '--dataset', 'a/b'], ['--data_root']),
     ([*TWO, '--data_root', 'ill'], ['in one another']),
