@@ -242,16 +242,20 @@ def check_places(settings) -> tuple[Path, Path, bool]:
     if given.is_dir() and given.resolve() in output.resolve().parents:
         raise UserError(f'--output {output}: lies in --input, where masks would be taken for pictures next '
                         'time; give another place')
-    table = table_path(output, single)
-    there = [path for path in ((output, table) if single else (table, output)) if path.exists()
-             and not (path.is_dir() and not any(path.iterdir()))]
-    if there and not settings.overwrite:
-        raise UserError(f'--output {output}: {there[0]} is there already; --overwrite True replaces what has '
-                        'the same name, or give another place')
-    if there and table.exists() and not is_table(table):
+    check_free(output, table_path(output, single), settings.overwrite)
+    return given, output, single
+
+
+def check_free(output: Path, table: Path, overwrite: bool) -> None:
+    """Raises UserError where something is there that must stay."""
+    for path in (table, output):
+        in_the_way = any(path.iterdir()) if path.is_dir() else path.exists()
+        if in_the_way and not overwrite:
+            raise UserError(f'--output {output}: {path} is there already; --overwrite True replaces what has '
+                            'the same name, or give another place')
+    if table.exists() and not is_table(table):
         raise UserError(f'--output {output}: {table} is there already, and no table of predictions, so it '
                         'stays; give another place')
-    return given, output, single
 
 
 def table_path(output: Path, single: bool) -> Path:
@@ -261,6 +265,8 @@ def table_path(output: Path, single: bool) -> Path:
 
 def is_table(path: Path) -> bool:
     """Whether a file is a table of predictions."""
+    if not path.is_file():
+        return False
     with open(path, encoding='utf-8', errors='replace') as file:
         return file.readline().strip() == ','.join(COLUMNS)
 
@@ -336,6 +342,8 @@ def predict_volume(segmenter: Segmenter, volume: volumes.Volume) -> tuple[np.nda
     segmentation = np.zeros(volume.values.shape, np.uint8)
     probability = np.zeros(volume.values.shape, np.float32)
     wanted = [z for z in volume.slices if volume.head_share(z) >= volumes.LEAST_HEAD]
+    if not wanted:
+        tqdm.write(f'{volume.path}: no slice holds enough head, so none was looked at')
     made = segmenter.predict_each(volume.picture(z) for z in wanted)
     for z, one in zip(wanted, tqdm(made, volume.path.name, len(wanted), unit=' slices',
                                    mininterval=bar_interval(), leave=False)):
