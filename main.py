@@ -5,6 +5,7 @@
 """
 import argparse
 import difflib
+import errno
 import os
 import re
 import sys
@@ -523,6 +524,9 @@ def main() -> int:
         print('interrupted', file=sys.stderr)
         return INTERRUPTED
     except OSError as error:  # a full disk, a folder that went away
+        if error.errno == errno.ENAMETOOLONG:
+            print(f'error: {error.filename}: too long for a file name; give another', file=sys.stderr)
+            return 2
         print(f'error: {error}', file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:

@@ -157,6 +157,7 @@ WRONG = {
     'another ending': (['--input', 'a.png', '--output', 'mask.jpg'], ['mask.jpg', 'neither a folder', '.png for pictures']),
     'no pictures': (['--input', 'empty', '--output', 'out'], ['empty', 'holds no pictures']),
     'no picture': (['--input', 'broken.png', '--output', 'out'], ['broken.png', 'cannot be read as a picture']),
+    'too long': (['--input', 'x' * 300, '--output', 'out'], ['x' * 300, 'too long']),
     'no checkpoint': (['--input', 'a.png', '--output', 'out', '--checkpoint', 'x.pt'], ['x.pt']),
     'another stage': (['--input', 'a.png', '--output', 'out', '--stage', '2'], ['no checkpoint of stage 2']),
     'no rule': (['--input', 'a.png', '--output', 'out', '--postprocess', 'none'], ['--probability True']),
