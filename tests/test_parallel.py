@@ -141,8 +141,8 @@ def test_ranks_end_with_equal_networks(data_root, tmp_path):
     assert same(*states)
 
 
-@pytest.mark.parametrize('name, reason', [('SIGTERM', 'SIGTERM'), ('SIGINT', 'SIGINT'),
-                                          ('SIGUSR1', 'torchrun has ended')])  # which it does not hand on
+@pytest.mark.parametrize('name, reason', [('SIGTERM', 'SIGTERM'),  # handed on, as SIGINT is
+                                          ('SIGUSR1', 'torchrun has ended')])  # not handed on
 def test_a_signal_to_torchrun_saves_in_order(name, reason, data_root, tmp_path):
     flags = ['--data_root', data_root, '--dataset', 'Tiny', *TINY_FLAGS, *STAGE_1, '--batch_size', 2,
              '--print_freq', 10 ** 6, '--save_freq', 10 ** 6, '--result_dir', tmp_path / 'results']
