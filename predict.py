@@ -273,7 +273,8 @@ def is_table(path: Path) -> bool:
 
 def check_readable(path: Path) -> None:
     """Raises UserError for a file that is neither a picture nor a volume."""
-    volumes.read(path) if volumes.is_volume(path) else dataset.read_picture(path)
+    read = volumes.read if volumes.is_volume(path) else dataset.read_picture
+    read(path)
 
 
 def find(folder: Path, modality: str, problems: dataset.Problems) -> dict[Path, Path]:
