@@ -2,7 +2,8 @@
 
     python checkpoint.py SOURCE TARGET
 
-writes the part of a checkpoint that test needs (genA2B alone, half precision) to a small file.
+writes the part of a checkpoint that test needs (the one network that makes the masks, in half
+precision) to a small file.
 """
 import hashlib
 import math
@@ -13,16 +14,30 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from config import (
+    ARCHITECTURE,
+    DISCRIMINATORS,
+    MASK_NETWORK,
+    NETWORKS_OF,
+    OPTIONS,
+    PROJECT,
+    SAVED,
+    Config,
+    check_value,
+    method_of,
+)
 from networks import build_networks
-from settings import (ARCHITECTURE_FIELDS, CHOICES, DEFAULTS, DISCRIMINATORS, MASK_NETWORK,
-                      NETWORKS_OF, PLACE_FIELDS, PROJECT, Architecture, Settings)
-from utils import UserError
+from utils import TEMPORARY, UserError, atomic_write
 
-FORMAT = 'label-transfer 1'
+FORMAT = 'label-transfer 2'
+EARLIER_FORMAT = 'label-transfer 1'
 MODEL_FOLDER = PROJECT / 'model'
+States = dict[str, dict[str, Tensor]]  # network name -> its state dict
 
 
 @dataclass
@@ -30,32 +45,35 @@ class Checkpoint:
     """What a file holds, under our names, on the CPU."""
 
     path: Path
-    networks: dict  # network name -> state dict; at least the one that makes masks
-    settings: dict  # fields of Settings, at least those of the architecture
+    networks: States  # at least the network that makes the masks
+    config: dict[str, Any]  # option -> value, at least those that fix the mask network's shapes
     iteration: int = 0
-    best_ja: float | None = None  # best JA on val until then, percent
-    best_score: float | None = None  # without val labels: best label-free score, percent
-    optimizers: dict = field(default_factory=dict)  # generators, discriminators -> state dict
-    random_state: dict = field(default_factory=dict)
-    progress: dict = field(default_factory=dict)  # what else a resumed run has to know
+    best_ja: float | None = None  # best JA on val so far, percent
+    best_score: float | None = None  # without val labels: best label-free score so far, percent
+    optimizers: dict[str, dict] = field(default_factory=dict)  # name -> state dict
+    random_state: dict[str, Any] = field(default_factory=dict)  # 'torch' and perhaps 'cuda'
+    progress: dict[str, Any] = field(default_factory=dict)  # what else a resumed run needs
 
 
-# ------------------------------------------------------------------- the authors' names as ours
+# ---------------------------------------------------------------- the authors' names become ours
 
 
-def _decoder(theirs, ours):
+def _decoder(theirs: str, ours: str) -> dict[str, str]:
     return {f'{theirs}.2': f'{ours}.to_half.conv', f'{theirs}.3': f'{ours}.to_half.norm',
             f'{theirs}.7': f'{ours}.to_full.conv', f'{theirs}.8': f'{ours}.to_full.norm',
             f'{theirs}.11': f'{ours}.output'}
 
 
-def _residual_block(theirs, ours, layers=('conv1', 'norm1', 'conv2', 'norm2')):
-    return {f'{theirs}.{their_layer}': f'{ours}.{our_layer}'
-            for their_layer, our_layer in zip(layers, ('conv1', 'norm1', 'conv2', 'norm2'))}
-
-
+_BLOCK = ('conv1', 'norm1', 'conv2', 'norm2')
 # 'conv_block.1' and '.5' are the convolutions; the norms between them have no parameters
-_PLAIN = ('conv_block.1', 'conv_block.2', 'conv_block.5', 'conv_block.6')
+_BLOCK_BY_NUMBER = ('conv_block.1', 'conv_block.2', 'conv_block.5', 'conv_block.6')
+
+
+def _residual_block(theirs: str, ours: str,
+                    their_layers: tuple[str, ...] = _BLOCK) -> dict[str, str]:
+    return {f'{theirs}.{their_layer}': f'{ours}.{our_layer}'
+            for their_layer, our_layer in zip(their_layers, _BLOCK, strict=True)}
+
 
 _ATTENTION = {'gap_fc': 'class_attention.average_logit', 'gmp_fc': 'class_attention.maximum_logit',
               'conv1x1': 'class_attention.merge'}
@@ -72,12 +90,12 @@ def authors_layers(network: str, generation: str, n_res: int, n_dis: int) -> dic
              'DownBlock.9': 'encoder.to_quarter.conv', **_ATTENTION,
              'FC.0': 'scale_shift.hidden.0', 'FC.2': 'scale_shift.hidden.2'}
     for i in range(n_res):
-        table |= _residual_block(f'DownBlock.{12 + i}', f'encoder.residual.{i}', _PLAIN)
+        table |= _residual_block(f'DownBlock.{12 + i}', f'encoder.residual.{i}', _BLOCK_BY_NUMBER)
         table |= _residual_block(f'UpBlock1_{i + 1}', f'translation_blocks.{i}')
     if generation == 'first':
         table |= {'gamma': 'scale_shift.gamma', 'beta': 'scale_shift.beta'}
         for i in range(2):
-            table |= _residual_block(f'UpBlock5.{i}', f'attention_residual.{i}', _PLAIN)
+            table |= _residual_block(f'UpBlock5.{i}', f'attention_residual.{i}', _BLOCK_BY_NUMBER)
         table |= _decoder('UpBlock2', 'content_decoder')
         table |= _decoder('UpBlock3', 'mask_decoder')
         table |= _decoder('UpBlock4', 'recon_decoder')
@@ -98,55 +116,61 @@ _SPECTRAL = {'weight_orig': 'parametrizations.weight.original',
              'weight_u': 'parametrizations.weight.0._u',
              'weight_v': 'parametrizations.weight.0._v'}
 
-# in the second generation's files, but without part in any result
-_WITHOUT_PART = re.compile(r'(gamma2|beta2|Mask_Layer(_UP|_DOWN)?_\d+)\.')
+# layers in the second generation's files that have no effect on any result
+_UNUSED = re.compile(r'(gamma2|beta2|Mask_Layer(_UP|_DOWN)?_\d+)\.')
 
 
-def _translate(path: Path, states: dict, architecture: Architecture) -> dict:
-    translated, unknown = {}, []
+def _rename_authors_tensors(path: Path, states: States, config: dict[str, Any]) -> States:
+    """The networks of an authors' file under our names; raises UserError for unknown keys."""
+    renamed, unknown = {}, []
+    generation, n_res = config['generation'], config['n_res']
     for network, state in states.items():
-        layers = authors_layers(network, architecture.generation, architecture.n_res,
-                                architecture.n_dis)
-        ours = translated[network] = {}
+        layers = authors_layers(network, generation, n_res, config.get('n_dis', 0))
+        ours = renamed[network] = {}
         for key, tensor in state.items():
             layer, _, parameter = key.rpartition('.')
             if layer in layers:
                 ours[f'{layers[layer]}.{_SPECTRAL.get(parameter, parameter)}'] = tensor
-            elif architecture.generation == 'first' or not _WITHOUT_PART.match(key):
+            elif generation == 'first' or not _UNUSED.match(key):
                 unknown.append(f'{network}.{key}')
     if unknown:
         raise UserError(f'{path}: unknown keys {", ".join(unknown)}; this is neither a first nor '
                         'a second generation checkpoint of the method')
-    return translated
+    return renamed
 
 
-def _read_off_architecture(path: Path, states: dict) -> Architecture:
-    """Architecture of an authors' file, from the names and shapes of its tensors."""
+def _read_off_architecture(path: Path, states: States) -> dict[str, Any]:
+    """The options that fix the shapes of an authors' networks, from names and shapes of tensors.
+
+    Without `img_size` where the networks are light, and without `n_dis` where there are no
+    discriminators: then the file does not say them. Raises UserError.
+    """
     generator = states['genA2B']
     try:
         generation = 'second' if 'Split_layer.0.weight' in generator else 'first'
         ch, inputs = generator['DownBlock.1.weight'].shape[:2]
         hidden = generator['FC.0.weight'].shape[1]
-        side = (hidden / (4 * ch)) ** 0.5  # of the features that the first linear sees, if not light
+        side = (hidden / (4 * ch)) ** 0.5  # of the features that FC.0 sees, if not light
     except (KeyError, ValueError, IndexError, ZeroDivisionError):
         raise UserError(f'{path}: genA2B is not a generator of this method (no DownBlock.1.weight '
                         'or FC.0.weight of the right form)') from None
-    n_res = sum(bool(re.fullmatch(r'UpBlock1_\d+\.conv1\.weight', key)) for key in generator)
-    light = hidden == 4 * ch
-    img_size = DEFAULTS['img_size'][0]
-    if not light:
-        img_size = 4 * round(side)
-    n_dis = DEFAULTS['n_dis'][0]
-    for name, less in (('disGA', 0), ('disGB', 0), ('disLA', 2), ('disLB', 2)):
+    config = {'generation': generation, 'ch': int(ch), 'light': hidden == 4 * ch,
+              'n_res': sum(bool(re.fullmatch(r'UpBlock1_\d+\.conv1\.weight', key))
+                           for key in generator),
+              'img_ch': int(inputs) // (2 if generation == 'first' else 1),
+              'student_network': OPTIONS['student_network'].default}
+    if not config['light']:
+        config['img_size'] = 4 * round(side)
+    for name in DISCRIMINATORS:
         if name in states:
-            n_dis = less + sum(bool(re.fullmatch(r'model\.\d+\.weight_orig', key))
+            convolutions = sum(bool(re.fullmatch(r'model\.\d+\.weight_orig', key))
                                for key in states[name])
+            config['n_dis'] = convolutions + (0 if name.startswith('disG') else 2)
             break
-    return Architecture(generation, int(ch), n_res, light, n_dis, img_size,
-                        int(inputs) // (2 if generation == 'first' else 1), 'published')
+    return config
 
 
-# -------------------------------------------------------------------------------------- reading
+# --------------------------------------------------------------------------------------- reading
 
 
 def read(path: Path) -> Checkpoint:
@@ -156,12 +180,27 @@ def read(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'{path}: {"a folder, not a" if path.is_dir() else "no such"} checkpoint file')
-    _refuse_packed(path)
+        raise UserError(f'{path}: {"a folder, not a" if path.is_dir() else "no such"} checkpoint '
+                        'file')
+    _refuse_compressed(path)
+    content = _load(path)
+    is_ours = isinstance(content, dict) and content.get('format') == FORMAT
+    if isinstance(content, dict) and content.get('format') == EARLIER_FORMAT:
+        raise UserError(f'{path}: made by an earlier version of this program, whose files this one '
+                        'does not read; train again')
+    states = _states(path, content)
+    _refuse_expanded(path, states)
+    if 'genA2B' not in states and not (is_ours and set(MASK_NETWORK.values()) & set(states)):
+        raise UserError(f'{path}: holds no network genA2B; not a checkpoint of this method')
+    return (_our_checkpoint if is_ours else _authors_checkpoint)(path, content, states)
+
+
+def _load(path: Path) -> Any:
+    """What torch reads from the file: tensors and plain values; raises UserError."""
     try:
         with warnings.catch_warnings():  # of torch, about files that are refused below anyway
             warnings.simplefilter('ignore')
-            content = torch.load(path, map_location='cpu', weights_only=True)
+            return torch.load(path, map_location='cpu', weights_only=True)
     except PermissionError as error:
         raise UserError(f'{path}: cannot be read: {error.strerror}') from error
     except Exception as error:  # torch raises many kinds for a broken file; all mean the same
@@ -170,61 +209,62 @@ def read(path: Path) -> Checkpoint:
                             'and loading it could run code') from None
         raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
 
+
+def _states(path: Path, content: Any) -> States:
+    """The state dicts of all networks in a file by network name; raises UserError."""
+    if not isinstance(content, dict):
+        return {}
     states = {name: content[name] for names in NETWORKS_OF.values() for name in names
-              if name in content} if isinstance(content, dict) else {}
+              if name in content}
     for name, state in states.items():
         if not isinstance(state, dict) or not all(
-                isinstance(key, str) and isinstance(value, torch.Tensor)
+                isinstance(key, str) and isinstance(value, Tensor)
                 for key, value in state.items()):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
-    _refuse_inflated(path, states)
-    ours = content.get('format') == FORMAT if isinstance(content, dict) else False
-    if 'genA2B' not in states and not (ours and set(MASK_NETWORK.values()) & set(states)):
-        raise UserError(f'{path}: holds no network genA2B; not a checkpoint of this method')
+    return states
 
-    if ours:
-        if not isinstance(content.get('iteration'), int) or not 0 <= content['iteration'] < 10**9:
-            raise UserError(f'{path}: does not say its iteration; damaged')
-        checkpoint = Checkpoint(path, states, _checked_settings(path, content.get('settings')),
-                                content['iteration'],
-                                *(_number(content.get(name)) for name in ('best_ja', 'best_score')),
-                                *(part if isinstance(part := content.get(name), dict) else {}
-                                  for name in ('optimizers', 'random_state', 'progress')))
-        if mask_network_name(checkpoint) not in states:
-            raise UserError(f'{path}: holds no network {mask_network_name(checkpoint)}; damaged')
-    else:
-        architecture = _read_off_architecture(path, states)
-        named = re.fullmatch(r'(.+)_params_(\d+)', path.stem)
-        checkpoint = Checkpoint(path, _translate(path, states, architecture),
-                                {'recipe': 'published'} | {name: getattr(architecture, name)
-                                                           for name in ARCHITECTURE_FIELDS},
-                                int(named[2]) if named else 0)
-        checkpoint.settings['dataset'] = named[1] if named else 'unnamed'  # for its presets
-        if architecture.light:  # then the size is not in the file, and the preset's holds
-            del checkpoint.settings['img_size']
-        if not set(DISCRIMINATORS) & set(states):
-            del checkpoint.settings['n_dis']
+
+def _our_checkpoint(path: Path, content: dict[str, Any], states: States) -> Checkpoint:
+    """What a file of FORMAT holds; raises UserError."""
+    iteration = content.get('iteration')
+    if not isinstance(iteration, int) or not 0 <= iteration < 10**9:
+        raise UserError(f'{path}: does not say its iteration; damaged')
+    scores = {name: value for name in ('best_ja', 'best_score')
+              if isinstance(value := content.get(name), int | float)
+              and -math.inf < value < math.inf}
+    parts = {name: content[name] for name in ('optimizers', 'random_state', 'progress')
+             if isinstance(content.get(name), dict)}
+    config = _checked_config(path, content.get('config'))
+    checkpoint = Checkpoint(path, states, config, iteration, **scores, **parts)
+    if mask_network_name(checkpoint) not in states:
+        raise UserError(f'{path}: holds no network {mask_network_name(checkpoint)}; damaged')
     return checkpoint
 
 
-def _number(value) -> float | None:
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+def _authors_checkpoint(path: Path, content: dict[str, Any], states: States) -> Checkpoint:
+    """What a file of the authors holds; its name says data set and iteration. Raises UserError."""
+    config = _read_off_architecture(path, states)
+    networks = _rename_authors_tensors(path, states, config)
+    name = re.fullmatch(r'(.+)_params_(\d+)', path.stem)
+    config |= {'recipe': 'published', 'dataset': name[1] if name else 'unnamed'}  # for its presets
+    return Checkpoint(path, networks, config, int(name[2]) if name else 0)
 
 
-def _refuse_packed(path: Path) -> None:
-    """torch writes its archives without compression; a packed one may unfold to any size."""
+def _refuse_compressed(path: Path) -> None:
+    """Raises UserError for a compressed archive: torch writes none, and it may expand to any
+    size."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # of the time before archives, or broken, which torch will say
+        return  # from before torch wrote archives, or broken, which torch will find
     if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
             or sum(entry.file_size for entry in entries) > path.stat().st_size):
-        raise UserError(f'{path}: refused: a packed archive, which torch does not write')
+        raise UserError(f'{path}: refused: a compressed archive, which torch does not write')
 
 
-def _refuse_inflated(path: Path, states: dict) -> None:
-    """Tensors have to be plain, and no larger than what the file holds of them."""
+def _refuse_expanded(path: Path, states: States) -> None:
+    """Raises UserError where tensors are not plain, or larger than what the file holds of them."""
     tensors = [tensor for state in states.values() for tensor in state.values()]
     if any(tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex()
            or tensor.device.type != 'cpu' for tensor in tensors):
@@ -233,32 +273,43 @@ def _refuse_inflated(path: Path, states: dict) -> None:
         raise UserError(f'{path}: refused: its tensors are larger than the file')
 
 
-def _checked_settings(path: Path, saved) -> dict:
-    """The saved fields of Settings, each of the type it has to be."""
-    kinds = {'str': (str,), 'int': (int,), 'float': (float, int), 'bool': (bool,)}
-    types = {name: kinds[kind if isinstance(kind, str) else kind.__name__]
-             for base in (Architecture, Settings) for name, kind in base.__annotations__.items()
-             if name not in PLACE_FIELDS}
-    types['img_size'] = (int, list, tuple)
-    if isinstance(saved, dict):  # files of before there was a choice do not say it
-        saved = {'scheme': 'published', 'recipe': 'published', 'student': 'unet'} | saved
-    if not isinstance(saved, dict) or not set(ARCHITECTURE_FIELDS) <= set(saved) or not all(
-            isinstance(value, types[name]) for name, value in saved.items() if name in types) or any(
-            saved.get(name, words[0]) not in words for name, words in CHOICES.items()) or (
-            not isinstance(saved['img_size'], int) and
-            (len(saved['img_size']) != 2
-             or not all(isinstance(side, int) for side in saved['img_size']))):
-        raise UserError(f'{path}: its settings are missing or damaged')
-    return {name: value for name, value in saved.items() if name in types}
+_TYPES = {str: (str,), int: (int,), float: (float, int), bool: (bool,),
+          int | tuple: (int, tuple, list)}  # type of an option -> types of its value in a file
 
 
-def _check_fit(checkpoint: Checkpoint, name: str, network: torch.nn.Module) -> None:
+def _is_valid(name: str, value: Any) -> bool:
+    """Whether an option may have this value: by its type, choices and bounds."""
+    if type(value) not in _TYPES[OPTIONS[name].type]:
+        return False
+    if isinstance(value, tuple | list) and [type(number) for number in value] != [int, int]:
+        return False
+    try:
+        check_value(OPTIONS[name], value)
+    except (UserError, ValueError):  # Python prints no number of thousands of digits
+        return False
+    return True
+
+
+def _checked_config(path: Path, saved: Any) -> dict[str, Any]:
+    """The options that our files keep (config.SAVED); unknown names are dropped. Raises UserError
+    for a value that its option cannot have, and where one that shapes the networks is missing."""
+    if not isinstance(saved, dict):
+        raise UserError(f'{path}: holds no config; damaged')
+    config = {name: saved[name] for name in SAVED if name in saved}
+    for name in (*ARCHITECTURE, 'recipe', *config):
+        if name not in config or not _is_valid(name, config[name]):
+            raise UserError(f'{path}: its config has no valid {name}; damaged')
+    return config
+
+
+def _check_fit(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
     """Raises UserError where keys or shapes in the file are not the network's."""
     state = checkpoint.networks[name]
-    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    given = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    wrong = [f'{key} is {given.get(key, "missing")} instead of {shapes.get(key, "absent")}'
-             for key in sorted(shapes.keys() | given.keys()) if shapes.get(key) != given.get(key)]
+    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    wrong = [f'{key} is {shapes.get(key, "missing")} instead of {expected.get(key, "absent")}'
+             for key in sorted(expected.keys() | shapes.keys())
+             if expected.get(key) != shapes.get(key)]
     if wrong:
         more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
         raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
@@ -266,8 +317,9 @@ def _check_fit(checkpoint: Checkpoint, name: str, network: torch.nn.Module) -> N
         raise UserError(f'{checkpoint.path}: {name} holds numbers that are not finite; damaged')
 
 
-def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint) -> None:
-    """Copy the file's tensors into the networks of the same names; raises UserError before."""
+def load_networks(networks: nn.ModuleDict, checkpoint: Checkpoint) -> None:
+    """Copy the file's tensors into the networks of the same names. Raises UserError, before any
+    network is changed, where one does not fit."""
     names = [name for name in networks if name in checkpoint.networks]
     for name in names:
         _check_fit(checkpoint, name, networks[name])
@@ -275,106 +327,94 @@ def load_networks(networks: torch.nn.ModuleDict, checkpoint: Checkpoint) -> None
         networks[name].load_state_dict(checkpoint.networks[name])
 
 
-def take_network(checkpoint: Checkpoint, architecture: Architecture, name: str) -> torch.nn.Module:
-    """The generator, locator or student of that name, made of the file's own tensors: no memory and
-    no random number is spent before it is known to fit. Raises UserError."""
-    tensors = len(checkpoint.networks[name])
-    if architecture.n_res > tensors:  # each block has some
-        raise UserError(f'{checkpoint.path}: damaged: {tensors} tensors cannot be '
-                        f'{architecture.n_res} residual blocks')
+def take_network(checkpoint: Checkpoint, config: Config, name: str) -> nn.Module:
+    """The network of that name (no discriminator), built from the file's own tensors, in float32.
+    No memory and no random number is used before it is known to fit. Raises UserError."""
+    count = len(checkpoint.networks[name])
+    if config.n_res > count:  # each block has at least one tensor
+        raise UserError(f'{checkpoint.path}: damaged: {count} tensors cannot be '
+                        f'{config.n_res} residual blocks')
     try:
         with torch.device('meta'):
-            network = build_networks(architecture, [name])[name]
+            network = build_networks(config, [name])[name]
     except (RuntimeError, ValueError, OverflowError):
-        raise UserError(f'{checkpoint.path}: damaged: no network can be as its settings say') \
-            from None
+        raise UserError(f'{checkpoint.path}: damaged: no network has the shapes that its config '
+                        'says') from None
     _check_fit(checkpoint, name, network)
     network.load_state_dict(checkpoint.networks[name], assign=True)
     return network.float()  # files for testing hold half precision
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Take over Adam's moments; the rates are the run's own. Raises ValueError or KeyError where
-    they do not belong to the optimiser's parameters."""
-    own = optimizer.state_dict()['param_groups']
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load Adam's moments; the learning rates stay the run's own. Raises ValueError or KeyError
+    where the moments do not belong to the optimizer's parameters."""
+    groups = optimizer.state_dict()['param_groups']
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     if not isinstance(saved, dict) or not isinstance(saved['state'], dict):
         raise ValueError('no moments')
     for number, moments in saved['state'].items():
         if number not in range(len(parameters)):
             raise ValueError('moments of other parameters')
-        shapes = {'step': (), 'exp_avg': parameters[number].shape,
-                  'exp_avg_sq': parameters[number].shape}
-        if {name: tuple(tensor.shape) for name, tensor in moments.items()} != {
-                name: tuple(shape) for name, shape in shapes.items()} or not all(
-                tensor.isfinite().all() for tensor in moments.values()):
+        shape = tuple(parameters[number].shape)
+        expected = {'step': (), 'exp_avg': shape, 'exp_avg_sq': shape}
+        if ({name: tuple(tensor.shape) for name, tensor in moments.items()} != expected
+                or not all(tensor.isfinite().all() for tensor in moments.values())):
             raise ValueError('moments of other parameters')
-    optimizer.load_state_dict({'state': saved['state'], 'param_groups': own})
+    optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
 
 
-# -------------------------------------------------------------------------------------- writing
-
-
-LEFTOVER = '.tmp'  # ending of files that are not whole yet; hidden, so that nothing picks them up
+# --------------------------------------------------------------------------------------- writing
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete what a killed run left half-written."""
-    for path in folder.glob(f'.*{LEFTOVER}'):
+    """Delete what a killed run left half written."""
+    for path in folder.glob(f'{TEMPORARY}*'):
         path.unlink()
 
 
-def write_atomically(content: dict, path: Path) -> None:
-    """torch.save so that `path` holds either its old content or all of the new."""
-    temporary = path.with_name(f'.{path.name}{LEFTOVER}')
+def write(content: dict[str, Any], path: Path) -> None:
+    """torch.save so that `path` holds either its old content or all of the new, also after a power
+    cut. Raises OSError naming the file."""
     try:
-        with open(temporary, 'wb') as file:
+        with atomic_write(path, durable=True) as temporary, open(temporary, 'wb') as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch hides what the disk said behind a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch hides the disk's error in a RuntimeError
         reason = getattr(error, 'strerror', None) or 'the disk is full, or the folder went away'
         raise OSError(f'{path}: cannot be written: {reason}') from error
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:  # a folder that may no longer be written to
-            pass
 
 
 def file_name(dataset: str, iteration: int) -> str:
     return f'{dataset}_params_{iteration:07d}.pt'
 
 
-def save(path: Path, networks: torch.nn.ModuleDict, settings: Settings, iteration: int,
-         best_ja: float | None, best_score: float | None, optimizers: dict,
-         progress: dict | None = None) -> None:
-    """Write everything a run needs to go on."""
+def save(path: Path, networks: nn.ModuleDict, config: Config, iteration: int,
+         best_ja: float | None, best_score: float | None,
+         optimizers: dict[str, torch.optim.Optimizer],
+         progress: dict[str, Any] | None = None) -> None:
+    """Write everything that a run needs to go on. Raises OSError naming the file."""
     random_state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available():
         random_state['cuda'] = torch.cuda.get_rng_state_all()
-    write_atomically({
+    write({
         'format': FORMAT,
         **{name: network.state_dict() for name, network in networks.items()},
         'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
-        'settings': settings.of_the_run(), 'progress': progress or {},
+        'config': config.saved_values(), 'progress': progress or {},
         'random_state': random_state}, path)
 
 
 def mark_best(path: Path) -> None:
-    """Let best.pt beside `path` be the same file: a link where the disk can, else a copy."""
+    """Let best.pt beside `path` be the same file: a link where the disk has links, else a copy."""
     best = path.with_name('best.pt')
     if best.exists() and best.samefile(path):
         return
-    temporary = path.with_name(f'.best.pt{LEFTOVER}')
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        temporary.write_bytes(path.read_bytes())
-    os.replace(temporary, best)
+    with atomic_write(best) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            temporary.write_bytes(path.read_bytes())
 
 
 def prune(folder: Path, dataset: str, keep: int) -> None:
@@ -384,24 +424,27 @@ def prune(folder: Path, dataset: str, keep: int) -> None:
 
 
 def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> None:
-    """The one network that makes masks of disease pictures, by default in half precision."""
+    """The one network that makes masks of disease images, by default in half precision. Raises
+    OSError naming the file."""
     name = mask_network_name(checkpoint)
-    defaults = {name: DEFAULTS[name][0] for name in ('img_size', 'n_dis')}
-    write_atomically({
+    not_in_the_file = {name: OPTIONS[name].default for name in ('img_size', 'n_dis')}
+    write({
         'format': FORMAT, 'iteration': checkpoint.iteration, 'best_ja': checkpoint.best_ja,
-        'settings': defaults | checkpoint.settings,
+        'config': not_in_the_file | checkpoint.config,
         name: {key: tensor.half() if half else tensor
                for key, tensor in checkpoint.networks[name].items()}}, target)
 
 
 def mask_network_name(checkpoint: Checkpoint) -> str:
-    """The network that makes the masks of disease pictures."""
-    return MASK_NETWORK[checkpoint.settings.get('scheme', 'published')]
+    """The network that makes the masks of disease images. An authors' file does not say its stage,
+    but has the same networks in either."""
+    config = checkpoint.config
+    return MASK_NETWORK[method_of(config['recipe'], config.get('stage', 1))]
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """16 hex digits that tell the mask-making networks of two files apart, whatever else is in
-    the files and wherever they lie."""
+    """16 hexadecimal digits that distinguish the mask-making networks of two files, whatever else
+    is in the files and wherever they are."""
     digest = hashlib.sha256()
     for key, tensor in sorted(checkpoint.networks[mask_network_name(checkpoint)].items()):
         digest.update(key.encode())
@@ -415,24 +458,24 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 def numbered(folder: Path, dataset: str) -> list[Path]:
     """`<dataset>_params_<digits>.pt` in a folder, oldest iteration first."""
     pattern = re.compile(re.escape(dataset) + r'_params_(\d+)\.pt')
-    found = [(int(match[1]), path) for path in folder.glob('*.pt')
-             if (match := pattern.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    by_iteration = [(int(match[1]), path) for path in folder.glob('*.pt')
+                    if (match := pattern.fullmatch(path.name))]
+    return [path for _, path in sorted(by_iteration)]
 
 
 def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
-    """best.pt of the run, else its newest checkpoint, else (stage 1) the newest of model/."""
+    """best.pt of the run, else its newest checkpoint, else (stage 1) the newest of model/. Raises
+    UserError naming the places where there is none."""
     run_folder = result_folder / f'model{stage}'
     if (run_folder / 'best.pt').is_file():
         return run_folder / 'best.pt'
     folders = [run_folder, MODEL_FOLDER] if stage == 1 else [run_folder]
     for folder in folders:
-        if found := numbered(folder, dataset):
-            return found[-1]
-    looked_for = [f'{run_folder}/best.pt', *(f'{folder}/{dataset}_params_*.pt'
-                                             for folder in folders)]
+        if paths := numbered(folder, dataset):
+            return paths[-1]
+    places = [f'{run_folder}/best.pt', *(f'{folder}/{dataset}_params_*.pt' for folder in folders)]
     raise UserError(f'no checkpoint of stage {stage} for {dataset}: looked for '
-                    f'{", ".join(looked_for)}; train first, or name a file with --checkpoint')
+                    f'{", ".join(places)}; train first, or name a file with --checkpoint')
 
 
 if __name__ == '__main__':

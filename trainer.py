@@ -1,8 +1,8 @@
-"""The Trainer: the training loop of both stages, scoring on val, test."""
-import math
-import sys
-from contextlib import nullcontext
+"""The Trainer: the training loop of every stage, scoring on val, and the test."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,222 +11,157 @@ from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
-import interruption
-import parallel
-import rehearsal
-import report
-import selection
-import steps
-from label_transfer import LabelTransfer
-from locator import Locating
-from logbook import TrainingLog, set_earlier_run_aside
-from masks import (SPLITS, Teacher, choose_teacher, mask_network, settings_of_network,
-                   soft_masks)
-from metrics import five_figures, mean_figures
-from pictures import outlines
-from postprocess import LOOK_AT_THE_PICTURE, clear_corners, segment, to_bytes, worker_pool
-from results import ResultFolder
-from settings import Settings
-from student import Student
-from utils import UserError, bar_interval, make_folder, pick_device, set_seed, spread
+from config import Config
+from inference import model_selection
+from inference.evaluation import (
+    CaseResult,
+    test_cases,
+    translate_normal,
+    val_masks,
+    val_metrics,
+)
+from inference.metrics import METRIC_INFO, mean_metrics, segmentation_metrics, summarize
+from inference.postprocess import to_segmentation
+from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks
+from networks import count_parameters
+from reporting.results import ResultFolder, table, write_val_report
+from reporting.training_log import TrainingLog, archive_earlier_run
+from runtime import distributed, preflight, signals
+from stages.base import Stage
+from stages.label_transfer import LabelTransferStage
+from stages.localizer import LocalizerStage
+from stages.optim import CollapseMonitor, NonFiniteError, NonFiniteGuard
+from stages.pseudo_labels import SPLITS, PseudoLabeler, choose_teacher, find_teacher
+from stages.student import StudentStage
+from utils import UserError, evenly_spaced, make_folder, pick_device, progress_interval, set_seed
 
-SHEET_PICTURES = 4  # pictures a sheet shows of trainA, and as many of val
-SCORED_PICTURES = 32  # of either folder that the label-free score looks at
-COLLAPSED = {'empty': (0, 0.005), 'full': (0.9, 1)}  # mean mask of disease pictures, from … to
+# by Config.method
+STAGES: dict[str, type[Stage]] = {
+    'localizer': LocalizerStage, 'label_transfer': LabelTransferStage,
+    'label_transfer_refine': LabelTransferStage, 'student': StudentStage}
+Source = tuple[checkpoints.Checkpoint, Config]  # and the Config that its network runs by
+GRID_IMAGES = 4  # of trainA in an image grid, and as many of val
+SCORED_IMAGES = 32  # of either folder that the label-free score looks at
+
+
+class Data(NamedTuple):
+    """What a training works on."""
+
+    images: dict[str, list[Path]]  # of A and B
+    store: dataset.ImageStore  # what they are read from
+    val_cases: list[dataset.Case]  # labeled
+    teacher: PseudoLabeler | None
 
 
 class Trainer:
-    """Runs what the settings say: training of either stage, scoring, test.
+    """Runs what a Config says: training of any stage, scoring, test.
 
-    What a training step does is in `label_transfer.py` and `student.py`.
+    What a training step computes is in `stages/`.
     """
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        self.device = pick_device(settings.device)  # with torchrun that of this process
-        torch.backends.cudnn.benchmark = settings.benchmark_flag
-        set_seed(settings.seed)
-        self.learner = None  # LabelTransfer or Student
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.device = pick_device(config.device)  # with torchrun that of this process
+        torch.backends.cudnn.benchmark = config.benchmark_flag
+        set_seed(config.seed)
+        self.stage_class = STAGES[config.method]
+        self.stage = None
         self.iteration = 0
         self.best_ja = None  # best JA on val, percent
         self.best_score = None  # where val has no labels: best label-free score, percent
-        self.label_free = None  # what gives that score, and the pictures it looks at
+        self.label_free = None  # what gives that score, and the images it looks at
+        self.soft_masks = {'train': None, 'val': None}  # the teacher's, by image stem
         self.last_saved = None  # path of the newest checkpoint of this run
-        self.mask_share = None  # running mean of the masks of disease pictures
-        self.collapsed = ''  # how it has collapsed, if it has
-        self.bad_steps = steps.BadSteps()
-        self.stopped = False  # a signal ended the training
+        self.guard = NonFiniteGuard()
+        self.collapse = CollapseMonitor()
+        self.stop_requested = False  # by a signal
 
     # ------------------------------------------------------------------------------- training
 
     def train(self, start_from: checkpoints.Checkpoint | None = None) -> None:
         """One stage, from the beginning or, with --resume True, from `start_from` on.
 
-        Without --resume the networks in `start_from` are where a new run begins. Stage 2 makes
-        the stage-1 masks it needs itself.
+        Without --resume the networks in `start_from` are where a new run begins. A stage that needs
+        soft masks of its teacher makes them itself.
         """
-        settings = self.settings
-        folder = make_folder(settings.run_folder)
-        train_pictures, store, val_cases = self._checked_data()
-        teacher = self._teacher(folder if settings.resume else None)
-        rehearsal.check_memory(settings)
-
-        self._prepare_learner(start_from, teacher)
-        if self.iteration >= settings.iteration:
+        config = self.config
+        make_folder(config.run_folder)
+        data = self._load_data()
+        self._build_stage(data, start_from)
+        if self.iteration >= config.iteration:
             print(f'nothing to do: {start_from.path} already is at iteration {self.iteration}; '
-                  f'a larger --iteration of --stage {settings.stage} goes on')
+                  f'a larger --iteration of --stage {config.stage} goes on')
             return
-        if parallel.is_first() and not settings.resume:
-            if aside := set_earlier_run_aside(settings.result_folder, settings.stage):
-                print(f'an earlier run was moved to {aside}')
-        parallel.wait()
-        make_folder(folder)
-        if parallel.is_first():
-            checkpoints.clear_leftovers(folder)
-        train_masks, val_masks = self._stage_1_masks(teacher, train_pictures['A'],
-                                                     val_cases)
-        if teacher and parallel.is_first():
-            teacher.keep_copies(folder)
+        self._prepare_run(data)
+        with self._open_log() as log, self._batches(data) as batches, signals.deferred():
+            for batch in batches:
+                self._set_learning_rate()
+                values = self._step(batch)
+                self._report(log, batches, values)
+                if self._grid_due():
+                    log.add_image_grid(self.iteration, self._image_grid(data))
+                if self._validation_due():
+                    self._validate_and_save(data, log)
+                elif self.stop_requested:  # unscored: who sends signals does not wait long
+                    self._save(log)
+                if self.stop_requested:
+                    break
+        if self.iteration == config.iteration:
+            print(f'finished at iteration {self.iteration}; checkpoints are in '
+                  f'{config.run_folder}')
+            if warning := self.stage.final_warning():
+                print(warning)
 
-        if not val_cases:
-            self._prepare_label_free_score(teacher, train_pictures)
-        log = TrainingLog(settings.result_folder, settings.stage, self.iteration,
-                          [*self.learner.LOSSES, 'mask_share', 'skipped'],
-                          writes=parallel.is_first())
-        shown = [(train_pictures['A'][:SHEET_PICTURES], train_masks),
-                 ([case.picture for case in val_cases[:SHEET_PICTURES]], val_masks)]
-        batches = dataset.training_batches(train_pictures, settings, self.iteration, store,
-                                           train_masks)
-        bar = tqdm(batches, 'training', settings.iteration, initial=self.iteration, unit='it',
-                   smoothing=0.05, mininterval=bar_interval())
-        try:
-            with interruption.after_the_iteration():
-                for batch in bar:
-                    self._set_learning_rate()
-                    batch = {name: part.to(self.device, non_blocking=True)
-                             for name, part in batch.items()}
-                    values = self._step(batch)
-                    self.iteration += 1
-
-                    self.stopped = values.pop('stop') > 0
-                    log.add_losses(self.iteration, values)
-                    if text := self.bad_steps.watch(values, self.iteration):
-                        tqdm.write(text)
-                    self._watch_for_collapse(values['mask_share'])
-                    self._show(bar, values, len(batch['A']) + len(batch['B']))
-                    last = self.iteration == settings.iteration
-                    if parallel.is_first() and (last or self.iteration % settings.print_freq == 0):
-                        log.add_sheet(self.iteration, self._sheet(shown))
-                    # after a skipped step weights may be bad already; wait for a good one
-                    due = self.iteration % settings.save_freq == 0 and not self.bad_steps.in_a_row
-                    if last or due:
-                        self._score_and_save(folder, val_cases, val_masks, train_masks, log)
-                    elif self.stopped:  # unscored: who sends signals does not wait long
-                        self._save(folder, log)
-                    if self.stopped:
-                        break
-        finally:
-            bar.close()
-            batches.close()
-            log.close()
-        if self.stopped and not last:
-            return
-        print(f'finished at iteration {self.iteration}; checkpoints are in {folder}')
-        if remark := getattr(self.learner, 'remark', str)():
-            print(remark)
-
-    def rehearse(self) -> None:
+    def dry_run(self) -> None:
         """Check everything that `train` needs and print what it would do; nothing is written."""
-        pictures, _, val_cases = self._checked_data()
-        rehearsal.rehearse(self.settings, pictures, val_cases)
+        data = self._load_data(with_teacher=False)
+        preflight.dry_run(self.config, count_parameters(self.config), data.images, data.val_cases)
 
-    def _checked_data(self):
-        """Training pictures by domain, the store they are read from, and val cases, all of which
-        can be read."""
-        settings = self.settings
-        shared = {'locator': (), 'published': ('batch_size',),
-                  'student': ('batch_size', 'normal_batch')}
-        for flag in shared[settings.scheme]:
-            parallel.check_divisible(flag, getattr(settings, flag))
-        problems = dataset.Problems()
-        pictures = dataset.training_pictures(settings.data_folder, problems)
-        store = dataset.TrainingPictures(settings)
-        dataset.check_pictures(pictures['A'] + pictures['B'], problems, store.read)
-        val_cases = self._checked_val_cases(problems)
-        problems.settle(settings.skip_bad)
-        pictures = {domain: problems.without(paths) for domain, paths in pictures.items()}
-        for domain, paths in pictures.items():
-            if not paths:
-                raise UserError(f'{settings.data_folder}/train{domain}: not one picture can be used')
-        return pictures, store, val_cases
+    # ------------------------------------------------------------------ before the first iteration
 
-    def _checked_val_cases(self, problems) -> list[dataset.Case]:
-        """The val pictures that have a label."""
-        cases = dataset.check_cases(
-            dataset.validation_cases(self.settings.data_folder, problems), problems)
-        return [case for case in cases if case.label]
+    def _load_data(self, with_teacher: bool = True) -> Data:
+        """Checked images, and the teacher where the stage has one. Raises UserError."""
+        config, teacher = self.config, None
+        for option in self.stage_class.batch_options:
+            distributed.check_divisible(option, getattr(config, option))
+        store = dataset.ImageStore(config, self.stage_class.sample_size(config))
+        images, val_cases = dataset.checked_training_data(config, store)
+        if with_teacher:
+            run_folder = config.run_folder if config.resume else None
+            teacher = find_teacher(config, self.device, run_folder)
+            preflight.check_memory(config, count_parameters(config))
+        return Data(images, store, val_cases, teacher)
 
-    def _teacher(self, run_folder: Path | None, needed: bool = True) -> Teacher | None:
-        """The network of the stage before, whose masks this stage uses; none where it uses none.
-        Where it is not `needed`, none if it cannot be had."""
-        if self.settings.stage < 2 and not self.settings.is_located:
-            return None
-        try:
-            teacher = Teacher(self.settings, choose_teacher(self.settings, run_folder), self.device)
-        except UserError:
-            if needed:
-                raise
-            print('no stage-1 network at hand, so its masks are not shown beside the student\'s')
-            return None
-        print(f'{"locations" if self.settings.is_located else "stage-1 masks"}: {teacher.origin}')
-        return teacher
-
-    def _stage_1_masks(self, teacher, train_pictures, val_cases):
-        """The mask files of trainA and of val by the pictures' stems; None where none is needed."""
-        if teacher is None:
-            return None, None
-        return (teacher.masks('trainA', train_pictures),
-                teacher.masks('valA', [case.picture for case in val_cases]) if val_cases else None)
-
-    def _prepare_learner(self, start_from, teacher=None):
-        settings = self.settings
-        kind = {'locator': Locating, 'published': LabelTransfer, 'student': Student}
-        self.learner = kind[settings.scheme](settings, self.device)
+    def _build_stage(self, data: Data, start_from: checkpoints.Checkpoint | None) -> None:
+        """The stage, with what it takes from a checkpoint or from its teacher."""
+        self.stage = self.stage_class(self.config, self.device)
         if not start_from:
-            if (settings.scheme, settings.student) == ('student', 'locator'):
-                self._begin_from_locator(teacher)
+            if data.teacher:
+                self.stage.start_from_teacher(data.teacher.localizer, data.teacher.origin)
             return
-        checkpoints.load_networks(self.learner.networks, start_from)
-        missing = [name for name in self.learner.networks if name not in start_from.networks]
+        missing = [name for name in self.stage.networks if name not in start_from.networks]
+        if len(missing) == len(self.stage.networks):
+            raise UserError(f'{start_from.path}: holds none of the networks of stage '
+                            f'{self.config.stage} ({", ".join(missing)})')
+        checkpoints.load_networks(self.stage.networks, start_from)
         if missing:
-            print(f'not in {start_from.path}, so newly initialised: {", ".join(missing)}')
-        if self.settings.resume:
-            self._go_on_from(start_from)
+            print(f'not in {start_from.path}, so newly initialized: {", ".join(missing)}')
+        if self.config.resume:
+            self._resume(start_from)
 
-    def _begin_from_locator(self, teacher):
-        if not teacher.locating:
-            raise UserError('--student locator: goes on from a locator, and none taught '
-                            f'{teacher.origin}; train one with --stage 0 and name it with --teacher, '
-                            'or use --student unet')
+    def _resume(self, start_from: checkpoints.Checkpoint) -> None:
+        progress = start_from.progress
         try:
-            self.learner.begin_from(teacher.locating.networks['locator'])
-        except ValueError as error:
-            raise UserError(f'--student locator: {teacher.locating.path} is {error}; give it the --ch '
-                            'and --img_ch of this run') from None
-
-    def _go_on_from(self, start_from):
-        try:
-            for name, optimizer in self.learner.optimizers.items():
+            for name, optimizer in self.stage.optimizers.items():
                 checkpoints.load_optimizer(optimizer, start_from.optimizers[name])
             torch.set_rng_state(start_from.random_state['torch'])
             if 'cuda' in start_from.random_state and self.device.type == 'cuda':
                 torch.cuda.set_rng_state_all(
                     start_from.random_state['cuda'][:torch.cuda.device_count()])
-            share = start_from.progress.get('mask_share')
-            self.mask_share = None if share is None else float(share)
-            self.bad_steps.count = int(start_from.progress.get('skipped', 0))
-            if 'recent_loss' in start_from.progress:
-                self.learner.recent_loss.fill_(start_from.progress['recent_loss'])
+            share = progress.get('mask_share')
+            self.collapse.mask_share = None if share is None else float(share)
+            self.guard.count = int(progress.get('skipped', 0))
+            self.stage.load_state(progress.get('stage', {}))
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError):
             raise UserError(f'{start_from.path}: holds no whole state of a run to resume; to '
                             'start anew from its networks, give it as --checkpoint without '
@@ -235,338 +170,331 @@ class Trainer:
         self.best_ja = start_from.best_ja
         self.best_score = start_from.best_score
         self.last_saved = start_from.path
-        if start_from.progress.get('is_best') and parallel.is_first():
+        if progress.get('is_best') and distributed.is_main_process():
             checkpoints.mark_best(start_from.path)  # in case the run ended before it could
 
-    def _set_learning_rate(self):
-        """Constant; with --decay_flag as the learner's schedule has it, by default falling linearly
-        to 0 over the second half."""
-        settings = self.settings
-        rate = settings.lr
-        if settings.decay_flag:
-            schedule = getattr(self.learner, 'schedule', lambda progress: min(1, 2 - 2 * progress))
-            rate *= schedule(self.iteration / settings.iteration)
-        for optimizer in self.learner.optimizers.values():
+    def _prepare_run(self, data: Data) -> None:
+        """An earlier run moved away, the teacher's soft masks, the label-free score."""
+        config, folder = self.config, self.config.run_folder
+        if distributed.is_main_process() and not config.resume:
+            if archive := archive_earlier_run(config.result_folder, config.stage):
+                print(f'an earlier run was moved to {archive}')
+        distributed.barrier()
+        make_folder(folder)
+        if distributed.is_main_process():
+            checkpoints.clear_leftovers(folder)
+        if data.teacher:
+            self.soft_masks['train'] = data.teacher.masks('trainA', data.images['A'])
+            if data.val_cases:
+                self.soft_masks['val'] = data.teacher.masks(
+                    'valA', [case.image for case in data.val_cases])
+            if distributed.is_main_process():
+                data.teacher.keep_copies(folder)
+        if not data.val_cases:
+            self._prepare_label_free_score(data)
+
+    def _prepare_label_free_score(self, data: Data) -> None:
+        """Without val labels a localizer, where there is one, distinguishes good checkpoints from
+        bad ones."""
+        config = self.config
+        if not self.stage.is_scored_without_labels:
+            return
+        try:
+            localizer = (data.teacher.checkpoint if config.trained_by_localizer
+                         else checkpoints.read(checkpoints.choose_for_test(
+                             config.result_folder, config.dataset, stage=0)))
+        except UserError:
+            print('no labels in val and no localizer of stage 0, so the newest checkpoint counts '
+                  'as the best')
+            return
+        of_localizer = config_of_network(localizer, config)
+        score = model_selection.LabelFreeScore(
+            mask_network(localizer, of_localizer, self.device), of_localizer.size, self.device)
+        score.learn_normal(evenly_spaced(data.images['B'], SCORED_IMAGES))
+        self.label_free = score, evenly_spaced(data.images['A'], SCORED_IMAGES)
+
+    def _open_log(self) -> TrainingLog:
+        return TrainingLog(self.config.result_folder, self.config.stage, self.iteration,
+                           self.stage.loss_names, tuple(METRIC_INFO),
+                           writes=distributed.is_main_process())
+
+    @contextmanager
+    def _batches(self, data: Data) -> Iterator[tqdm]:
+        """The batches of the iterations to come, under a progress bar."""
+        config = self.config
+        batches = dataset.training_batches(
+            data.images, config, self.iteration, data.store, self.soft_masks['train'],
+            self.stage.augment_sample, self.stage.shards_batches)
+        bar = tqdm(batches, 'training', config.iteration, initial=self.iteration, unit='it',
+                   smoothing=0.05, mininterval=progress_interval())
+        try:
+            yield bar
+        finally:
+            bar.close()
+            batches.close()
+
+    # ------------------------------------------------------------------------- of one iteration
+
+    def _set_learning_rate(self) -> None:
+        """Constant; with --decay_flag as the stage's schedule has it."""
+        config = self.config
+        rate = config.lr
+        if config.decay_flag:
+            rate *= self.stage.schedule(self.iteration / config.iteration)
+        for optimizer in self.stage.optimizers.values():
             for group in optimizer.param_groups:
                 group['lr'] = rate
 
     def _step(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One iteration: the weighted losses by name, the mean mask, `mask_share`, whether the step
-        was `skipped`, and above 0 where a process was asked to `stop`."""
-        values = self.learner.step(batch, self.iteration)
-        values['stop'] = torch.full_like(values['skipped'], interruption.wanted())
-        numbers = parallel.mean(torch.stack(list(values.values()))).tolist()
-        return dict(zip(values, numbers))
+        """One iteration: the weighted losses by name, `mask_share` and `skipped`, means over the
+        processes."""
+        batch = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
+        result = self.stage.step(batch, self.iteration)
+        if set(result.losses) != set(self.stage.loss_names):
+            raise TypeError(f'{type(self.stage).__name__}.step returned the losses '
+                            f'{", ".join(result.losses)}, but declares '
+                            f'{", ".join(self.stage.loss_names)}')
+        values = {**result.losses, 'mask_share': result.mask_share, 'skipped': result.skipped,
+                  'stop': torch.full_like(result.skipped, signals.stop_requested())}
+        numbers = distributed.all_reduce_mean(torch.stack(list(values.values()))).tolist()
+        values = dict(zip(values, numbers, strict=True))
+        self.stop_requested = values.pop('stop') > 0
+        self.iteration += 1
+        return values
 
-    def _watch_for_collapse(self, share: float) -> None:
-        """Say it when the masks have become empty or full, and when that is over."""
-        if self.settings.stage == 0 or not math.isfinite(share):
-            return
-        before = self.mask_share
-        self.mask_share = share if before is None else 0.9 * before + 0.1 * share
-        now = next((name for name, (low, high) in COLLAPSED.items()
-                    if low <= self.mask_share <= high), '')
-        if now != self.collapsed:
-            tqdm.write(f'iteration {self.iteration}: masks of disease pictures '
-                       + (f'have become {now}' if now else f'are no longer {self.collapsed}')
-                       + f' (mean {self.mask_share:.3f})')
-        self.collapsed = now
-
-    def _show(self, bar, values, images):
-        rate = bar.format_dict['rate']
-        shown = {name: f'{values[name]:.4g}' for name in self.learner.SHOWN}
-        if rate is not None:
-            shown['images/s'] = f'{parallel.processes() * images * rate:.1f}'
-        if self.collapsed:
-            shown['masks'] = self.collapsed.upper()
+    def _report(self, log: TrainingLog, bar: tqdm, values: dict[str, float]) -> None:
+        """Losses to the log and the bar, and what is wrong to the user."""
+        log.add_losses(self.iteration, values)
+        losses = {name: values[name] for name in self.stage.loss_names}
+        if message := self.guard.watch(losses, values['skipped'], self.iteration):
+            tqdm.write(message)
+        if self.stage.watches_masks and (message := self.collapse.watch(values['mask_share'])):
+            tqdm.write(f'iteration {self.iteration}: {message}')
+        shown = {name: f'{values[name]:.4g}' for name in self.stage.progress_names}
+        if (rate := bar.format_dict['rate']) is not None:
+            shown['images/s'] = f'{rate * sum(self.config.batch_counts.values()):.1f}'
+        if self.collapse.state:
+            shown['masks'] = self.collapse.state.upper()
         bar.set_postfix(shown, refresh=False)
 
-    def _sheet(self, shown: list[tuple[list[Path], dict | None]]) -> dict[str, list[np.ndarray]]:
-        """Rows of pictures for the training sheet; `shown` are pictures with their stage-1 masks,
-        trainA and val apart, since they may share names."""
-        self.learner.networks.eval()
+    def _grid_due(self) -> bool:
+        is_last = self.iteration == self.config.iteration
+        return distributed.is_main_process() and (
+            is_last or self.iteration % self.config.print_freq == 0)
+
+    def _validation_due(self) -> bool:
+        # after a skipped step weights may be bad already; wait for a good one
+        return self.iteration == self.config.iteration or (
+            self.iteration % self.config.save_freq == 0 and not self.guard.in_a_row)
+
+    @torch.no_grad()
+    def _image_grid(self, data: Data) -> dict[str, list[np.ndarray]]:
+        """Rows of the image grid: some of trainA and val, read apart since they may share names."""
+        self.stage.networks.eval()
+        shown = ((data.images['A'][:GRID_IMAGES], self.soft_masks['train']),
+                 ([case.image for case in data.val_cases[:GRID_IMAGES]], self.soft_masks['val']))
         rows = {}
-        with torch.no_grad():
-            for paths, masks in shown:
-                for batch in dataset.picture_batches(paths, self.settings, 1, masks):
-                    batch = {name: part.to(self.device) for name, part in batch.items()}
-                    column = self.learner.sheet_column(batch['image'], batch.get('mask'))
-                    for name, picture in column.items():
-                        rows.setdefault(name, []).append(picture)
+        for paths, masks in shown:
+            for batch in dataset.image_batches(paths, self.config, 1, masks):
+                batch = {name: part.to(self.device) for name, part in batch.items()}
+                visuals = self.stage.visuals(batch['image'], batch.get('mask'))
+                for name, image in visuals.items():
+                    rows.setdefault(name, []).append(image)
         return rows
 
-    def _prepare_label_free_score(self, teacher, pictures) -> None:
-        """Without val labels a locator, where there is one, tells good checkpoints from bad."""
-        settings = self.settings
-        if settings.stage == 0:
-            return
-        try:
-            locator = (teacher.checkpoint if self.settings.is_located else checkpoints.read(
-                checkpoints.choose_for_test(settings.result_folder, settings.dataset, stage=0)))
-        except UserError:
-            print('no labels in val and no locator of stage 0, so the newest checkpoint counts as '
-                  'the best')
-            return
-        own = settings_of_network(locator, settings)
-        score = selection.LabelFreeScore(mask_network(locator, own, self.device), own.size,
-                                         self.device)
-        score.learn_normal(spread(pictures['B'], SCORED_PICTURES))
-        self.label_free = score, spread(pictures['A'], SCORED_PICTURES)
+    # ------------------------------------------------------------------- validation and saving
 
-    def _label_free_score(self, train_masks) -> float:
-        """Mean score of the network in training over disease pictures of trainA, percent."""
-        self.learner.networks.eval()
-        score, paths = self.label_free
-
-        def score_of(soft):
-            image = np.asarray(dataset.read_picture(soft.path))
-            return score(soft.path, self._segmentation(soft.mask, self.settings.default_rule, image, 1))
-
-        made = soft_masks(self.learner.mask_network, parallel.my_share(paths), self.settings,
-                          self.device, self._companions(train_masks), finish=score_of)
-        return float(np.mean(parallel.gather(list(made))))
-
-    def _score_and_save(self, folder: Path, val_cases, val_masks, train_masks, log) -> None:
+    def _validate_and_save(self, data: Data, log: TrainingLog) -> None:
         improved = False
-        if val_cases:
-            figures = self._score(val_cases, val_masks)
-            log.add_val(self.iteration, figures)
-            improved = self.best_ja is None or figures['JA'] > self.best_ja
+        if data.val_cases:
+            metrics = self._val_metrics(data.val_cases)
+            log.add_val(self.iteration, metrics)
+            improved = self.best_ja is None or metrics['JA'] > self.best_ja
             if improved:
-                self.best_ja = figures['JA']
-            tqdm.write(f'iteration {self.iteration}: val '
-                       + ' '.join(f'{name} {value:.1f}' for name, value in figures.items())
-                       + (' (best so far)' if improved else ''))
+                self.best_ja = metrics['JA']
+            text = 'val ' + ' '.join(f'{name} {value:.1f}' for name, value in metrics.items())
         elif self.label_free:
-            score = self._label_free_score(train_masks)
+            score = self._label_free_score()
             log.add_score(self.iteration, score)
             improved = self.best_score is None or score > self.best_score
             if improved:
                 self.best_score = score
-            tqdm.write(f'iteration {self.iteration}: label-free score {score:.1f}'
-                       + (' (best so far)' if improved else ''))
-        self._save(folder, log, improved)
+            text = f'label-free score {score:.1f}'
+        if data.val_cases or self.label_free:
+            tqdm.write(f'iteration {self.iteration}: {text}' + ' (best so far)' * improved)
+        self._save(log, improved)
 
-    def _save(self, folder: Path, log, is_best: bool = False) -> None:
-        """Write the checkpoint of this iteration, and delete what --keep no longer holds, unless it
-        may be a bad one."""
-        settings = self.settings
-        for name, network in self.learner.networks.items():
-            if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-                raise steps.Diverged(f'{name} holds numbers that are not finite at iteration '
-                                     f'{self.iteration}, so it was not saved')
-        log.flush()
-        path = folder / checkpoints.file_name(settings.dataset, self.iteration)
-        progress = {'mask_share': self.mask_share, 'skipped': self.bad_steps.count,
-                    'is_best': is_best}
-        if settings.stage == 0:
-            progress['recent_loss'] = float(self.learner.recent_loss)
-        if parallel.is_first():
-            checkpoints.save(path, self.learner.networks, settings, self.iteration, self.best_ja,
-                             self.best_score, self.learner.optimizers, progress)
-            if is_best:
-                checkpoints.mark_best(path)
-            if not self.bad_steps.in_a_row:
-                checkpoints.prune(folder, settings.dataset, settings.keep)
-        self.last_saved = path
-
-    def _score(self, cases: list[dataset.Case], stage_1_masks) -> dict[str, float]:
-        """Mean of the five figures of the network in training over labelled cases, percent. Where
-        the user names no rule of post-processing, Otsu's or, with --fit, the better of clean and fit."""
-        self.learner.networks.eval()
-        settings = self.settings
-        rules = [settings.postprocess]
-        if settings.postprocess in ('auto', 'none'):
-            rules = ['clean', 'fit'] if settings.fit else ['otsu']
-
-        def figures(soft):
-            case = by_path[soft.path]
-            image, label = np.asarray(dataset.read_picture(case.picture)), dataset.read_label(case.label)
-            return [five_figures(self._segmentation(soft.mask, rule, image, settings.crf_t or 1), label)
-                    for rule in rules]
-
-        by_path = {case.picture: case for case in parallel.my_share(cases)}
-        rows = parallel.gather(list(soft_masks(
-            self.learner.mask_network, list(by_path), settings, self.device,
-            self._companions(stage_1_masks), finish=figures)))
-        means = [mean_figures(of_rule) for of_rule in zip(*rows)]
+    def _val_metrics(self, cases: list[dataset.Case]) -> dict[str, float]:
+        """Mean metrics of the network in training over labeled cases, percent. Where the user names
+        no rule of post-processing: by Otsu's or, with --refine, the better of clean and refine."""
+        config = self.config
+        rules = [config.postprocess]
+        if config.postprocess in ('auto', 'none'):
+            rules = ['clean', 'refine'] if config.refine else ['otsu']
+        self.stage.networks.eval()
+        rows = val_metrics(self.stage.mask_network, cases, config, self.device,
+                           self._conditioning('val'), rules)
+        means = [mean_metrics(of_rule) for of_rule in zip(*rows, strict=True)]
         return max(means, key=lambda mean: mean['JA'])
 
-    # ----------------------------------------------------------------------- scoring and test
+    def _label_free_score(self) -> float:
+        """Mean score of the network in training over disease images of trainA, percent."""
+        score, paths = self.label_free
+        config = self.config
 
-    def _companions(self, stage_1_masks):
-        """The stage-1 masks where the network takes them as its second picture."""
-        return (stage_1_masks if (self.settings.stage, self.settings.scheme) == (2, 'published')
-                else None)
+        def score_of(soft: SoftMask) -> float:
+            image = np.asarray(dataset.read_image(soft.path))
+            return score(soft.path, to_segmentation(soft.mask, config.default_rule, image, 1,
+                                                    config))
 
-    def _segmentation(self, mask, rule, image, exponent, pool=None):
-        arguments = mask, rule, image, exponent, self.settings.lesions
-        if pool:
-            segmentation = pool.submit(segment, *arguments).result()
-        else:
-            segmentation = segment(*arguments)
-        return clear_corners(segmentation) if self.settings.clear_corners else segmentation
+        self.stage.networks.eval()
+        scores = soft_masks(self.stage.mask_network, distributed.shard(paths), config, self.device,
+                            self._conditioning('train'), finish=score_of)
+        return float(np.mean(distributed.gather(list(scores))))
 
-    def val(self, sources: list[tuple[checkpoints.Checkpoint, Settings]]) -> None:
+    def _conditioning(self, part: str) -> dict[str, Path] | None:
+        """The teacher's soft masks of train or val, where the network takes them."""
+        return self.soft_masks[part] if self.config.takes_conditioning else None
+
+    def _save(self, log: TrainingLog, is_best: bool = False) -> None:
+        """Write the checkpoint of this iteration, and delete what --keep_checkpoints no longer
+        holds, unless this one may be bad."""
+        config, folder = self.config, self.config.run_folder
+        for name, network in self.stage.networks.items():
+            if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+                raise NonFiniteError(f'{name} holds numbers that are not finite at iteration '
+                                     f'{self.iteration}, so it was not saved')
+        log.flush()
+        path = folder / checkpoints.file_name(config.dataset, self.iteration)
+        progress = {'mask_share': self.collapse.mask_share, 'skipped': self.guard.count,
+                    'is_best': is_best, 'stage': self.stage.state()}
+        if distributed.is_main_process():
+            checkpoints.save(path, self.stage.networks, config, self.iteration, self.best_ja,
+                             self.best_score, self.stage.optimizers, progress)
+            if is_best:
+                checkpoints.mark_best(path)
+            if not self.guard.in_a_row:
+                checkpoints.prune(folder, config.dataset, config.keep_checkpoints)
+        self.last_saved = path
+
+    # ------------------------------------------------------------------------- scoring and test
+
+    def val(self, sources: list[Source]) -> None:
         """Score checkpoints on val by every rule of post-processing, mark the best as best.pt and
-        write val.json beside it. Each source comes with the settings its network runs by."""
-        settings = self.settings
+        write val.json beside it. Each source comes with the Config its network runs by."""
+        config = self.config
         problems = dataset.Problems()
-        cases = self._checked_val_cases(problems)
-        problems.settle(settings.skip_bad)
+        cases = dataset.checked_val_cases(config, problems)
+        problems.settle(config.skip_bad)
         if not cases:
-            raise UserError(f'{settings.data_folder / "val"}: no labels to choose by; needed are '
+            raise UserError(f'{config.data_folder / "val"}: no labels to choose by; needed are '
                             f'val/images/ and val/labels/')
         folder = make_folder(sources[0][0].path.parent)
-        if len({own.stage for _, own in sources}) > 1:
+        if len({of_source.stage for _, of_source in sources}) > 1:
             raise UserError(f'--checkpoint: {folder} holds files of both stages; give those of one')
-        if settings.postprocess == 'none':
+        if config.postprocess == 'none':
             raise UserError('--postprocess none: soft masks alone cannot be scored; leave it out')
-        paths = [case.picture for case in cases]
+        paths = [case.image for case in cases]
         masks = []
-        for source, own in sources:
-            companions = None
-            if own.stage == 2 and own.scheme == 'published':
-                companions = self._teacher(folder).masks('valA', paths)
-            mine = parallel.my_share(paths)
-            made = soft_masks(mask_network(source, own, self.device), mine, own, self.device,
-                              companions, finish=lambda soft: soft.mask)
-            masks.append(parallel.gather(list(tqdm(made, source.path.name, len(mine),
-                                                   unit=' images', mininterval=bar_interval()))))
-        rows = selection.score(cases, sources, masks)
-        print(selection.table(rows))
-        best = rows[0]
-        if not parallel.is_first():
-            return
-        selection.write(folder, settings.dataset, len(cases), rows)
+        for source, of_source in sources:
+            conditioning = (find_teacher(of_source, self.device, folder).masks('valA', paths)
+                            if of_source.takes_conditioning else None)
+            masks.append(val_masks(source, of_source, paths, conditioning, self.device))
+        rows = model_selection.score(cases, sources, masks)
+        print(model_selection.table(rows))
+        if distributed.is_main_process():
+            self._write_choice(folder, cases, sources, masks, rows)
+
+    def _write_choice(self, folder: Path, cases: list[dataset.Case],
+                      sources: list[Source], masks: list[list[np.ndarray]],
+                      rows: list[dict[str, Any]]) -> None:
+        """val.json, best.pt and report.html in the folder of the checkpoints; `rows` best first."""
+        config, best = self.config, rows[0]
+        model_selection.write(folder, config.dataset, len(cases), rows)
         if folder != checkpoints.MODEL_FOLDER:  # from there the newest is taken
             checkpoints.mark_best(folder / best['file'])
             print(f'{folder / "best.pt"} is {best["file"]}')
-        print(f'best: JA {best["JA"]:.1f} with {selection.text(best)}, which test of it will use')
-        made = next(made for (source, _), made in zip(sources, masks)
-                    if checkpoints.fingerprint(source) == best['fingerprint'])
-        self._report_val(folder, cases, made, best)
-
-    def _report_val(self, folder: Path, cases, masks, best: dict) -> None:
-        """report.html beside val.json: the cases by what val has chosen."""
-        def entries():
-            for case, mask in zip(cases, masks):
-                image = np.asarray(dataset.read_picture(case.picture))
-                label = dataset.read_label(case.label)
-                found = self._segmentation(mask, best['rule'], image, best['crf_t'] or 1)
-                yield report.Entry(case.name, {
-                    'image': image, 'mask': mask, 'segmentation': to_bytes(found),
-                    'label': to_bytes(label), 'overlay': outlines(image, found, label)},
-                    five_figures(found, label))
-
+        rule = model_selection.rule_text(best)
+        print(f'best: JA {best["JA"]:.1f} with {rule}, which test of it will use')
+        best_masks = next(of_source for (source, _), of_source in zip(sources, masks, strict=True)
+                          if checkpoints.fingerprint(source) == best['fingerprint'])
         facts = {'checkpoint': str(folder / best['file']), 'iteration': str(best['iteration']),
-                 'postprocess': selection.text(best)}
-        report.write(folder / 'report.html', f'{self.settings.dataset}: val', facts, entries())
-        print(f'pictures are in {folder / "report.html"}')
+                 'postprocess': rule}
+        write_val_report(
+            folder / 'report.html', config.dataset, facts, cases, best_masks, METRIC_INFO,
+            segment=lambda mask, image: to_segmentation(mask, best['rule'], image,
+                                                        best['crf_t'] or 1, config),
+            compute_metrics=segmentation_metrics, summarize=summarize)
+        print(f'images are in {folder / "report.html"}')
 
     def pseudo_mask(self) -> None:
-        """The stage-1 masks of trainA, val and testA as folders syn_* of the result folder."""
-        settings = self.settings
-        teacher = Teacher(settings, choose_teacher(settings), self.device)
-        print(f'stage-1 masks: {teacher.origin}')
-        for split in SPLITS:
-            folder = settings.data_folder / SPLITS[split]
+        """The stage-1 soft masks of trainA, val and testA as folders syn_* of the result folder."""
+        config = self.config
+        teacher = PseudoLabeler(config, choose_teacher(config), self.device)
+        print(f'stage-1 soft masks: {teacher.origin}')
+        for split, name in SPLITS.items():
+            folder = config.data_folder / name
             if folder.is_dir() or split == 'trainA':
-                files = teacher.masks(split, dataset.list_pictures(folder))
+                files = teacher.masks(split, dataset.list_images(folder))
                 print(f'{len(files)} masks of {folder} are in {next(iter(files.values())).parent}')
 
     def test(self, source: checkpoints.Checkpoint) -> int:
-        """Masks, pictures and figures of testA; translations of testB where they can be had. Files
+        """Masks, images and metrics of testA; translations of testB where they can be had. Files
         that cannot be used are left out and listed; the exit code, 1 where there were any."""
-        settings = self.settings
+        config = self.config
         problems = dataset.Problems()
-        cases = dataset.check_cases(dataset.find_cases(settings.data_folder, 'test', problems),
+        cases = dataset.check_cases(dataset.find_cases(config.data_folder, 'test', problems),
                                     problems)
         if not cases:
             problems.settle(skip=False)
-        network = mask_network(source, settings, self.device)
-        rule, exponent = selection.chosen_rule(settings, selection.stored_choice(source))
-        # a student needs no teacher; its masks are shown beside the student's
-        is_student = settings.scheme == 'student'
-        teacher = (None if settings.stage < 2 or is_student and not settings.pictures
-                   else self._teacher(source.path.parent, needed=not is_student))
-        stage_1_masks = teacher.masks('testA', [case.picture for case in cases]) if teacher else None
-
-        folder = settings.result_folder / f'test{settings.stage}' / source.path.stem
-        results = ResultFolder(folder)
-        mine = parallel.my_share(cases)
-        by_path = {case.picture: case for case in mine}
-
-        def write(soft):
-            """The row of figures, if there is a label, and whether nothing was segmented."""
-            case = by_path[soft.path]
-            results.write_made(case, soft, stage_1_masks and stage_1_masks[case.name])
-            if rule == 'none':
-                return None, False
-            image = (np.asarray(dataset.read_picture(case.picture))
-                     if rule in LOOK_AT_THE_PICTURE or settings.pictures else None)
-            segmentation = self._segmentation(soft.mask, rule, image, exponent, pool)
-            row = results.write_segmentation(case, segmentation,
-                                             image if settings.pictures else None)
-            return row, not 0 < segmentation.mean() <= 0.9
-
-        with worker_pool() if rule == 'crf' else nullcontext() as pool:
-            made = soft_masks(network, list(by_path), settings, self.device,
-                              self._companions(stage_1_masks), settings.pictures, write)
-            made = parallel.gather(list(tqdm(made, 'testing', len(mine), unit=' images',
-                                             mininterval=bar_interval())))
-        if settings.pictures:
-            self._translate_normal(source, results, problems)
-        parallel.wait()
-        code = 1 if problems.reasons else 0
-        if not parallel.is_first():
-            return code
-        results.rows = [row for row, _ in made if row]
-        results.write_overview(cases)
-        used = {'dataset': settings.dataset, 'stage': settings.stage,
-                'checkpoint': str(source.path), 'postprocess': rule,
-                'crf_t': exponent if rule == 'crf' else None,
-                'clear_corners': settings.clear_corners}
+        network = mask_network(source, config, self.device)
+        rule, exponent = model_selection.chosen_rule(config, model_selection.stored_choice(source))
+        teacher = self._teacher_of_test(source)
+        stage1_masks = teacher and teacher.masks('testA', [case.image for case in cases])
+        results = ResultFolder(config.result_folder / f'test{config.stage}' / source.path.stem)
+        outcomes = test_cases(network, cases, config, self.device, rule, exponent, results,
+                              stage1_masks)
+        if config.save_visuals:
+            translate_normal(source, config, self.device, results, problems)
+        distributed.barrier()
+        if not distributed.is_main_process():
+            return 1 if problems.reasons else 0
+        used = {'dataset': config.dataset, 'stage': config.stage, 'checkpoint': str(source.path),
+                'postprocess': rule, 'crf_t': exponent if rule == 'crf' else None,
+                'clear_corners': config.clear_corners}
         if teacher:
-            used['stage_1_masks'] = teacher.origin
+            used['teacher'] = teacher.origin
         if problems.reasons:
             used['left_out'] = [str(path) for path in problems.reasons]
-        results.write_metrics(used)
-        if settings.pictures:
-            results.write_report(used, cases)
+        self._finish_test(results, cases, outcomes, used)
+        return problems.report()
+
+    def _teacher_of_test(self, source: checkpoints.Checkpoint) -> PseudoLabeler | None:
+        """The teacher of a stage-2 network; a student needs none, but its masks are shown beside
+        the student's."""
+        config = self.config
+        if config.stage < 2 or not (config.takes_conditioning or config.save_visuals):
+            return None
+        return find_teacher(config, self.device, source.path.parent,
+                            required=config.takes_conditioning)
+
+    def _finish_test(self, results: ResultFolder, cases: list[dataset.Case],
+                     outcomes: list[CaseResult], used: dict[str, Any]) -> None:
+        """Metrics, overview and report, and what came of it in words."""
+        rows = [outcome.metrics for outcome in outcomes if outcome.metrics]
+        results.write_overview(cases)
+        results.write_metrics(used, rows, mean_metrics(rows), tuple(METRIC_INFO))
+        if self.config.save_visuals:
+            results.write_report(used, cases, rows, METRIC_INFO, summarize)
         results.finish()
-        self._report(results, used, len(cases), sum(is_blank for _, is_blank in made))
-        if code:
-            print(f'left out, since they cannot be used:\n{problems.listing}', file=sys.stderr)
-        return code
-
-    @staticmethod
-    def _report(results, used, count, blank):
-        """Print what came of a test of `count` pictures."""
-        print('post-processing: ' + selection.text({'rule': used['postprocess'],
-                                                    'crf_t': used['crf_t']}))
-        if results.rows:
-            print(results.table(count))
+        print('post-processing: ' + model_selection.rule_text(
+            {'rule': used['postprocess'], 'crf_t': used['crf_t']}))
+        if rows:
+            print(table(summarize(rows), len(rows), len(cases)))
         else:
-            print('no segmentations, so no figures' if used['postprocess'] == 'none'
-                  else 'no labels: masks only, no figures')
-        if blank:
-            print(f'{blank} of {count} segmentations are empty or cover over 90 % of the picture')
+            print('no segmentations, so no metrics' if used['postprocess'] == 'none'
+                  else 'no labels: masks only, no metrics')
+        if blank := sum(outcome.is_blank for outcome in outcomes):
+            print(f'{blank} of {len(cases)} segmentations are empty or cover over 90 % of the '
+                  'image')
         print(f'results are in {results.final}')
-
-    def _translate_normal(self, source, results, problems) -> None:
-        """testB through genB2A into translated_B/."""
-        settings = self.settings
-        if settings.scheme != 'published' or not (settings.data_folder / 'testB').is_dir():
-            return
-        if 'genB2A' not in source.networks:
-            print('no translations of testB: the checkpoint holds no genB2A')
-            return
-        network = mask_network(source, settings, self.device, 'genB2A')
-        paths = dataset.list_pictures(settings.data_folder / 'testB', problems)
-        dataset.check_pictures(paths, problems)
-        paths = parallel.my_share(problems.without(paths))
-        for _ in soft_masks(network, paths, settings, self.device, with_pictures=True,
-                            finish=lambda soft: results.write('translated_B', soft.path.stem,
-                                                              soft.fake)):
-            pass

@@ -1,17 +1,26 @@
-"""Small helpers that every module may use."""
+"""Small helpers that every module may use. Importing this is quick: numpy and torch are imported
+where they are needed."""
+from __future__ import annotations
+
 import os
 import random
+import shutil
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 
 class UserError(Exception):
     """Something the user can put right: one line that says what, where and what to do."""
+
+
+# ------------------------------------------------------------------------------ files and folders
 
 
 def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
@@ -26,11 +35,71 @@ def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
     return folder
 
 
-# torch is imported inside the functions that need it, so that `main.py --help` answers at once
+TEMPORARY = '.tmp_'  # beginning of names of files that are not whole yet; hidden files are skipped
 
 
-def pick_device(name: str):
-    """A torch device by name; `auto` is cuda, else mps, else cpu."""
+@contextmanager
+def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A temporary file beside `path`, of the same ending, to write to: when the block ends it takes
+    the place of `path`, and after an error it is removed. `durable`: flushed to the disk before.
+    """
+    temporary = path.with_name(f'{TEMPORARY}{path.name}')
+    try:
+        yield temporary
+        if durable:
+            with open(temporary, 'rb+') as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # a folder that may no longer be written to
+            temporary.unlink(missing_ok=True)
+
+
+def staging_folder(folder: Path) -> Path:
+    """Where a folder grows until it is whole: a hidden one beside it."""
+    return folder.with_name(f'.{folder.name}.part')
+
+
+def new_staging_folder(folder: Path) -> Path:
+    """That folder, made anew and empty; what an interrupted program left there is removed."""
+    staging = staging_folder(folder)
+    shutil.rmtree(staging, ignore_errors=True)
+    return make_folder(staging)
+
+
+def replace_folder(folder: Path) -> None:
+    """Let the staging folder take the place of `folder`, which is gone only when that is done."""
+    old = folder.with_name(f'.{folder.name}.old')
+    if folder.exists():
+        folder.rename(old)
+    staging_folder(folder).rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_staging(folder: Path) -> None:
+    """Remove what an interrupted program left beside `folder`; one that was about to be replaced
+    comes back."""
+    old = folder.with_name(f'.{folder.name}.old')
+    if old.exists() and not folder.exists():  # ended between the two renamings
+        old.rename(folder)
+    for leftover in (staging_folder(folder), old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
+    """Files below a folder whose names end in one of the endings, in any case, sorted by path;
+    hidden files and folders are skipped."""
+    endings = tuple(endings)
+    return sorted(path for path in folder.rglob('*')
+                  if path.name.lower().endswith(endings) and not path.is_dir()
+                  and not any(part.startswith('.') for part in path.relative_to(folder).parts))
+
+
+# --------------------------------------------------------------------------------- devices, seeds
+
+
+def pick_device(name: str) -> torch.device:
+    """A torch device by name; `auto` is cuda, else mps, else cpu. Raises UserError."""
     import torch
 
     if name == 'auto':
@@ -50,49 +119,14 @@ def pick_device(name: str):
     return device
 
 
-def cores() -> int:
-    """Processor cores that this process may use; of several on one machine each has its part."""
-    if hasattr(os, 'sched_getaffinity'):
-        there = len(os.sched_getaffinity(0))
-    else:
-        there = os.cpu_count() or 1
-    return max(1, there // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
-
-
-def ahead(function: Callable, items: Iterable, threads: int) -> Iterator:
-    """function(item) of every item, in order, worked out by threads ahead of use.
-
-    At most two results a thread wait to be used, so memory stays flat. Without threads it is map.
-    """
-    if not threads:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def spread(items: list, count: int) -> list:
-    """At most `count` of the items, evenly spread."""
-    return items[::-(-len(items) // count)] if items else items
-
-
-def bar_interval() -> float:
+def progress_interval() -> float:
     """Seconds between two updates of a progress bar: often for a person, seldom in a log file."""
     return 0.1 if sys.stderr.isatty() else 15
 
 
 def set_seed(seed: int) -> None:
     """Seed every generator of random numbers that the program or its libraries may use."""
+    import numpy as np
     import torch
 
     random.seed(seed)
@@ -100,15 +134,26 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def seeded(numbers: tuple[int, ...]):
+def random_generator(*numbers: int) -> torch.Generator:
     """A torch.Generator on the CPU that is a function of these numbers alone."""
+    import numpy as np
     import torch
 
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
-def to_unit_range(values: np.ndarray) -> np.ndarray:
-    """Stretch an array to [0, 1] by its own range; a constant array becomes 0."""
+# ----------------------------------------------------------------------------------------- values
+
+
+def evenly_spaced(items: list[Any], count: int) -> list[Any]:
+    """At most `count` of the items, evenly spaced."""
+    return items[::-(-len(items) // count)] if items else items
+
+
+def rescale_to_unit(values: np.ndarray) -> np.ndarray:
+    """An array scaled to [0, 1] by its own range; a constant array becomes 0."""
+    import numpy as np
+
     values = values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     return (values - low) / (high - low) if high > low else np.zeros_like(values)

@@ -1,18 +1,21 @@
-"""Masks from image labels: the class-activation family, the published method and ours, on test.
+"""Segmentation from image labels on test: class activation maps, the published method and ours.
 
     python benchmarks/accuracy.py OUTPUT --data_root DATA [--sets LGG ISIC] [--seeds 0 1 2]
                                   [--rows CAM …] [--size "--ch 16 --img_size 128 …"]
 
 Trains what is missing in OUTPUT (a run that was stopped goes on), chooses checkpoints, thresholds
-and post-processing on val, scores test, and prints the tables. OUTPUT/rows/ holds every figure of
-every test picture, and what was written there is not made again; OUTPUT/worst_<set>.png shows the
-ten worst test pictures of the last row.
+and post-processing on val, scores test, and prints the tables. OUTPUT/rows/ keeps the metrics of
+every test image, and a row that is there is not computed again; OUTPUT/worst_<set>_<seed>.png
+shows the ten worst test images of our last row, errors_<set>_<seed>.json its JA by size of the
+lesion and how the soft mask is calibrated.
 """
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,87 +23,107 @@ import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
+
 import checkpoint as checkpoints  # noqa: E402
 import dataset  # noqa: E402
-import pictures  # noqa: E402
-import settings as presets  # noqa: E402
-from masks import mask_network, resize_map, soft_masks  # noqa: E402
-from metrics import FIGURES, five_figures, mean_figures, paired_bootstrap  # noqa: E402
-from postprocess import EXPONENTS, segment, to_bytes  # noqa: E402
-from selection import stored_choice  # noqa: E402
-from utils import pick_device, to_unit_range  # noqa: E402
+from inference.metrics import (  # noqa: E402
+    METRICS,
+    mean_metrics,
+    paired_bootstrap,
+    segmentation_metrics,
+)
+from inference.postprocess import EXPONENTS, segment, to_bytes  # noqa: E402
+from inference.soft_masks import resize_map  # noqa: E402
+from predict import Predictor  # noqa: E402
+from reporting import visualize  # noqa: E402
+from utils import rescale_to_unit  # noqa: E402
 
-# name: (folder, flags of training); rows of one folder share a network
-PLAIN = ['--stage', '0', '--normal_weight', '0', '--blur', 'False', '--fade', 'False', '--turn', '15']
-PUBLISHED = ['--stage', '1', '--recipe', 'published']
-# of the first generation on LGG: as published it collapses to copying (JA 0.4)
-INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}
+
+class Row(NamedTuple):
+    """One row of the table."""
+
+    folder: str  # rows of one folder share their networks
+    trainings: list[list[str]]  # flags of each stage, in order; the last network is scored
+    rule: str  # of post-processing; val: the one that val chose
+
+
+# a plain classifier
+CAM = [['--stage', '0', '--localizer_normal_weight', '0', '--blur_jitter', 'False',
+        '--contrast_jitter', 'False', '--rotate', '15']]
+PUBLISHED = [['--stage', '1', '--recipe', 'published'], ['--stage', '2', '--recipe', 'published']]
+OURS = [['--stage', '0'], ['--stage', '1'], ['--stage', '2']]
+FINAL = 'ours, stage 2, best post-processing'
 ROWS = {
-    'CAM': ('cam', PLAIN),
-    'CAM + CRF': ('cam', PLAIN),
-    'published, first generation': ('first', PUBLISHED),
-    'published, second generation': ('second', [*PUBLISHED, '--generation', 'second']),
-    'ours, stage 0': ('ours', ['--stage', '0']),
-    'ours, stage 1': ('ours', ['--stage', '1']),
-    'ours, stage 1, best post-processing': ('ours', ['--stage', '1']),
-    'ours, stage 2': ('ours', ['--stage', '2']),
-    'ours, stage 2, best post-processing': ('ours', ['--stage', '2']),
-    'ceiling: taught by val labels': ('ceiling', ['--stage', '2']),
+    'CAM': Row('cam', CAM, 'threshold'),
+    'CAM + CRF': Row('cam', CAM, 'crf'),
+    'published, first generation': Row('first', PUBLISHED[:1], 'otsu'),
+    'published, stage 2': Row('first', PUBLISHED, 'val'),
+    'published, second generation':
+        Row('second', [[*PUBLISHED[0], '--generation', 'second']], 'otsu'),
+    'ours, stage 0': Row('ours', OURS[:1], 'otsu'),
+    'ours, stage 1': Row('ours', OURS[:2], 'otsu'),
+    'ours, stage 1, best post-processing': Row('ours', OURS[:2], 'val'),
+    'ours, stage 2': Row('ours', OURS, 'otsu'),
+    FINAL: Row('ours', OURS, 'val'),
+    # a U-Net that learns from the labels of val
+    'ceiling': Row('ceiling', [['--stage', '2', '--student_network', 'unet',
+                                '--target_update_freq', '0', '--refine', 'False']], 'val'),
 }
-BY_OTSU = ('published, first generation', 'published, second generation', 'ours, stage 0',
-           'ours, stage 1', 'ours, stage 2')
+# as published, the first generation collapses on LGG to copying its input (JA 0.4)
+INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}
 THRESHOLDS = np.arange(0.05, 1, 0.05)
 
 
-class Place:
-    """One data set, seed and output folder, and the program run on them."""
+class Experiment:
+    """One data set and seed, and the program run on them."""
 
-    def __init__(self, options, name, seed):
+    def __init__(self, options: argparse.Namespace, name: str, seed: int) -> None:
         self.name, self.seed, self.options = name, seed, options
         self.output = options.output / f'{name}_{seed}'
-        self.data = Path(options.data_root) / name
+        self.data = options.data_root / name
 
-    def program(self, *arguments):
+    def program(self, *arguments: Any) -> None:
+        """Run main.py with these arguments."""
         command = [sys.executable, str(PROJECT / 'main.py'), '--dataset', self.name,
                    *map(str, arguments)]
         print('+', *command[1:], flush=True)
         subprocess.run(command, check=True)
 
-    def train(self, folder, flags):
-        """Train one network, unless it is there, and let val choose; the chosen checkpoint."""
+    def train(self, folder: str, flags: list[str]) -> Path:
+        """Train one network unless it is there, and let val choose; the chosen checkpoint."""
         stage = int(flags[1])
-        root = self.output / folder
-        run = root / self.name / f'model{stage}'
-        places = ['--data_root', self.data.parent, '--result_dir', root, '--device',
-                  self.options.device]
-        if folder == 'ceiling':
-            places[1] = self.val_as_training_set()
+        run = self.output / folder / self.name / f'model{stage}'
+        data_root = self.val_as_training_set() if folder == 'ceiling' else self.data.parent
+        where = ['--data_root', data_root, '--result_dir', self.output / folder,
+                 '--device', self.options.device]
         if not (run / 'val.json').is_file():
-            size = []
-            if stage == 1:
-                size = (self.options.size if folder == 'ours' else self.options.published).split()
-            size += INSTEAD.get((self.name, folder), [])
-            extra = []
-            if folder == 'ceiling':  # which has no stage 1 to take the size over from
-                own = self.options.size.split()
-                extra = ['--renew_freq', '0', '--fit', 'False', *own[own.index('--img_size'):][:2]]
-            self.program('--phase', 'train', *places, *flags, *size, *extra, '--seed', self.seed,
-                         '--resume', 'True')
+            self.program('--phase', 'train', *where, *flags, *self.extra_flags(folder, stage),
+                         '--seed', self.seed, '--resume', 'True')
+            # val cannot choose for the ceiling, which learned from it: the last one
             chosen = run / 'best.pt' if folder != 'ceiling' else checkpoints.numbered(
                 run, self.name)[-1]
-            self.program('--phase', 'val', *places, '--stage', stage, '--checkpoint', chosen)
+            self.program('--phase', 'val', *where, '--stage', stage, '--checkpoint', chosen)
         return run / 'best.pt'
 
-    def val_as_training_set(self):
-        """A data root whose training pictures are those of val, with their labels as masks. The
-        last checkpoint is taken, since val cannot choose any more."""
+    def extra_flags(self, folder: str, stage: int) -> list[str]:
+        """Size and length of a training; later stages take theirs from stage 1 or a preset."""
+        if folder == 'ceiling':  # which has no stage 1
+            size = self.options.size.split()
+            return size[size.index('--img_size'):][:2]
+        if stage != 1:
+            return []
+        size = self.options.size if folder == 'ours' else self.options.published
+        return size.split() + INSTEAD.get((self.name, folder), [])
+
+    def val_as_training_set(self) -> Path:
+        """A data root whose training images are those of val, with their labels as masks."""
         root = self.output / 'val_as_train'
         data = root / self.name
         data.mkdir(parents=True, exist_ok=True)
-        links = {'trainA': self.data / 'val/images', 'syn_valA': None, 'syn_trainA': None,
+        links = {'trainA': self.data / 'val/images',
                  **{part: self.data / part for part in ('trainB', 'testA', 'test', 'val')}}
         for part, target in links.items():
-            if target and not (data / part).exists():
+            if not (data / part).exists():
                 (data / part).symlink_to(target.resolve())
         for part in ('syn_trainA', 'syn_valA'):
             (data / part).mkdir(exist_ok=True)
@@ -109,132 +132,141 @@ class Place:
                 cv2.imwrite(str(data / part / f'{case.name}.png'), to_bytes(label))
         return root
 
-    def soft(self, path, cases):
-        """The settings of a checkpoint, and its soft masks of the cases."""
-        source = checkpoints.read(path)
-        own = presets.resolve({'phase': 'test', 'data_root': str(self.data.parent),
-                               'dataset': self.name, 'device': self.options.device},
-                              source.settings)
-        network = mask_network(source, own, pick_device(own.device))
-        made = soft_masks(network, [case.picture for case in cases], own,
-                          pick_device(own.device), finish=lambda soft: soft.mask)
-        return source, own, list(made)
 
-    def activations(self, path, cases):
-        """A plain classifier's activations, stretched from their minimum to their maximum, uint8."""
-        source = checkpoints.read(path)
-        own = presets.resolve({'phase': 'test', 'dataset': self.name}, source.settings)
-        network = mask_network(source, own, torch.device('cpu'))
-        maps = []
-        for batch in dataset.picture_batches([case.picture for case in cases], own, 1):
-            with torch.inference_mode():
-                evidence = to_unit_range(network(batch['image'])[0, 0].numpy())
-            label = dataset.read_label(cases[len(maps)].label)
-            maps.append(to_bytes(resize_map(evidence, label.shape[::-1])))
-        return maps
+class Cases(NamedTuple):
+    """Labeled images of a split."""
+
+    paths: list[Path]
+    images: list[np.ndarray]  # H×W×3 uint8
+    labels: list[np.ndarray]  # H×W bool
 
 
-def read_cases(cases):
-    return ([np.asarray(dataset.read_picture(case.picture)) for case in cases],
-            [dataset.read_label(case.label) for case in cases])
+def read_cases(cases: list[dataset.Case]) -> Cases:
+    return Cases([case.image for case in cases],
+                 [np.asarray(dataset.read_image(case.image)) for case in cases],
+                 [dataset.read_label(case.label) for case in cases])
 
 
-def mean_ja(segmentations, labels):
-    return np.mean([five_figures(*pair)['JA'] for pair in zip(segmentations, labels)])
+def mean_ja(segmentations: list[np.ndarray], labels: list[np.ndarray]) -> float:
+    return float(np.mean([segmentation_metrics(*pair)['JA']
+                          for pair in zip(segmentations, labels, strict=True)]))
 
 
-def make_row(place, row):
-    """Train, choose on val, score test: {'chosen': …, 'cases': {name: figures}}."""
-    folder, flags = ROWS[row]
-    if row.startswith('ours') and int(flags[1]) > 0:  # the stages before it, one after the other
-        for stage in range(int(flags[1])):
-            place.train('ours', ['--stage', str(stage)])
-    path = place.train(folder, flags)
-    cases = [case for case in dataset.find_cases(place.data, 'test') if case.label]
-    images, labels = read_cases(cases)
-    if folder == 'cam':
-        val = dataset.validation_cases(place.data)
-        val_images, val_labels = read_cases(val)
-        val_maps, maps = place.activations(path, val), place.activations(path, cases)
-        level = max(THRESHOLDS, key=lambda t: mean_ja([m > 255 * t for m in val_maps], val_labels))
-        chosen, soft = f'above {level:.2f}', maps
-        made = [one > 255 * level for one in maps]
-        if row == 'CAM + CRF':
-            halved = [[to_bytes(one / 255 * 0.5 / level) for one in some]
-                      for some in (val_maps, maps)]
-            exponent = max(EXPONENTS, key=lambda t: mean_ja(
-                [segment(*pair, t) for pair in zip(halved[0], ['crf'] * len(val), val_images)],
-                val_labels))
-            chosen += f', t {exponent}'
-            made = [segment(one, 'crf', image, exponent) for one, image in zip(halved[1], images)]
+def activation_maps(checkpoint: Path, cases: Cases) -> list[np.ndarray]:
+    """Logits of a plain classifier, stretched from their minimum to their maximum, H×W uint8."""
+    predictor = Predictor(checkpoint, 'cpu')
+    maps = []
+    for batch in dataset.image_batches(cases.paths, predictor.config, 1):
+        with torch.inference_mode():
+            logits = predictor.network(batch['image'])[0, 0].numpy()
+        size = cases.labels[len(maps)].shape[::-1]
+        maps.append(to_bytes(resize_map(rescale_to_unit(logits), size)))
+    return maps
+
+
+def segment_cam(checkpoint: Path, rule: str, val: Cases,
+                test: Cases) -> tuple[str, list[np.ndarray]]:
+    """Threshold and, with the rule crf, its t chosen on val; segmentations of test."""
+    val_maps, maps = activation_maps(checkpoint, val), activation_maps(checkpoint, test)
+    level = max(THRESHOLDS, key=lambda t: mean_ja([m > 255 * t for m in val_maps], val.labels))
+    chosen = f'above {level:.2f}'
+    if rule == 'threshold':
+        return chosen, [soft > 255 * level for soft in maps]
+    # the CRF looks at one half: move the level there
+    val_maps, maps = ([to_bytes(soft / 255 * 0.5 / level) for soft in split]
+                      for split in (val_maps, maps))
+
+    def by_crf(masks: list[np.ndarray], images: list[np.ndarray], t: int) -> list[np.ndarray]:
+        return [segment(soft, 'crf', image, t)
+                for soft, image in zip(masks, images, strict=True)]
+
+    exponent = max(EXPONENTS, key=lambda t: mean_ja(by_crf(val_maps, val.images, t), val.labels))
+    return f'{chosen}, t {exponent}', by_crf(maps, test.images, exponent)
+
+
+def compute_row(experiment: Experiment, name: str) -> dict[str, Any]:
+    """Train, choose on val, score test: {'chosen': …, 'cases': {image name: metrics}}."""
+    row = ROWS[name]
+    for flags in row.trainings:
+        checkpoint = experiment.train(row.folder, flags)
+    cases = [case for case in dataset.find_cases(experiment.data, 'test') if case.label]
+    test = read_cases(cases)
+    if row.folder == 'cam':
+        val = read_cases(dataset.validation_cases(experiment.data))
+        chosen, segmentations = segment_cam(checkpoint, row.rule, val, test)
     else:
-        source, own, soft = place.soft(path, cases)
-        choice = {'rule': 'otsu'} if row in BY_OTSU else stored_choice(source)
-        chosen = choice['rule']
-        made = [segment(mask, choice['rule'], image, choice.get('crf_t', 1), own.lesions)
-                for mask, image in zip(soft, images)]
-    figures = {case.name: five_figures(one, label)
-               for case, one, label in zip(cases, made, labels)}
-    if row == list(ROWS)[8]:
-        robustness(place, cases, images, labels, soft, made, figures)
-    return {'chosen': chosen, 'cases': figures}
+        predictor = Predictor(checkpoint, experiment.options.device)
+        soft = [to_bytes(mask) for mask in predictor.probabilities(test.images)]
+        chosen = predictor.rule if row.rule == 'val' else row.rule
+        segmentations = [segment(mask, chosen, image, predictor.exponent,
+                                 predictor.config.refinement)
+                         for mask, image in zip(soft, test.images, strict=True)]
+    metrics = {case.name: segmentation_metrics(segmentation, label) for case, segmentation, label
+               in zip(cases, segmentations, test.labels, strict=True)}
+    if name == FINAL:
+        analyze_errors(experiment, test, soft, segmentations, metrics)
+    return {'chosen': chosen, 'cases': metrics}
 
 
-def robustness(place, cases, images, labels, soft, made, figures):
-    """Figures by size of lesion, calibration of the soft mask, and the ten worst pictures."""
-    sizes = np.array([label.mean() for label in labels])
-    ja = np.array([figures[case.name]['JA'] for case in cases])
-    order = np.argsort(sizes)
-    terciles = [{'share of picture': [float(100 * sizes[part].min()), float(100 * sizes[part].max())],
-                 'JA': float(ja[part].mean())} for part in np.array_split(order, 3)]
-    levels, truth = (np.concatenate([np.ravel(one) for one in some]) for some in (soft, labels))
+def analyze_errors(experiment: Experiment, test: Cases, soft: list[np.ndarray],
+                   segmentations: list[np.ndarray], metrics: dict[str, dict[str, float]]) -> None:
+    """JA by size of the lesion, calibration of the soft mask, and the ten worst images."""
+    sizes = np.array([label.mean() for label in test.labels])
+    ja = np.array([values['JA'] for values in metrics.values()])
+    thirds = [{'share of image': [float(100 * sizes[part].min()), float(100 * sizes[part].max())],
+               'JA': float(ja[part].mean())}
+              for part in np.array_split(np.argsort(sizes), 3) if part.size]
+    levels, truth = (np.concatenate([array.ravel() for array in arrays])
+                     for arrays in (soft, test.labels))
     bins = np.minimum(levels / 255 * 10, 9).astype(int)
-    calibration = [{'mask': float(levels[bins == one].mean() / 255),
-                    'lesion': float(truth[bins == one].mean()), 'pixels': int((bins == one).sum())}
-                   for one in range(10) if (bins == one).any()]
+    calibration = [{'mask': float(levels[bins == number].mean() / 255),
+                    'lesion': float(truth[bins == number].mean()),
+                    'pixels': int((bins == number).sum())}
+                   for number in range(10) if (bins == number).any()]
     worst = np.argsort(ja)[:10]
-    rows = {}
-    for index in worst:
-        shown = pictures.outline(pictures.outline(images[index], made[index],
-                                                  pictures.SEGMENTATION_COLOUR), labels[index],
-                                 pictures.LABEL_COLOUR)
-        rows.setdefault('image', []).append(images[index])
-        rows.setdefault('mask', []).append(pictures.from_mask(soft[index] / 255))
-        rows.setdefault('outlines', []).append(shown)
-    cv2.imwrite(str(place.options.output / f'worst_{place.name}_{place.seed}.png'),
-                pictures.sheet(rows)[..., ::-1])
-    report = {'terciles': terciles, 'calibration': calibration,
-              'worst': [(cases[index].name, float(ja[index])) for index in worst]}
-    (place.options.output / f'robustness_{place.name}_{place.seed}.json').write_text(
-        json.dumps(report, indent=1) + '\n')
+    grid = visualize.image_grid({
+        'image': [test.images[index] for index in worst],
+        'mask': [visualize.from_mask(soft[index] / 255) for index in worst],
+        'outlines': [visualize.overlay(test.images[index], segmentations[index],
+                                       test.labels[index]) for index in worst]})
+    suffix = f'{experiment.name}_{experiment.seed}'
+    output = experiment.options.output
+    cv2.imwrite(str(output / f'worst_{suffix}.png'), grid[..., ::-1])
+    names = list(metrics)
+    (output / f'errors_{suffix}.json').write_text(json.dumps(
+        {'thirds by size': thirds, 'calibration': calibration,
+         'worst': [(names[index], float(ja[index])) for index in worst]}, indent=1) + '\n')
 
 
-def print_tables(name, results, rows, seeds):
-    """The five figures by row, mean ± standard deviation over seeds; gains with intervals."""
-    print(f'\n| {name}, test | ' + ' | '.join(FIGURES) + ' | chosen on val |')
-    print('|---' * (len(FIGURES) + 2) + '|')
+def print_tables(name: str, results: dict[tuple[int, str], dict], rows: list[str],
+                 seeds: list[int]) -> None:
+    """The metrics by row, mean ± standard deviation over seeds; gains with 95 % intervals."""
+    print(f'\n| {name}, test | ' + ' | '.join(METRICS) + ' | chosen on val |')
+    print('|---' * (len(METRICS) + 2) + '|')
     ja = {}
     for row in rows:
-        there = [results[seed, row] for seed in seeds if (seed, row) in results]
-        if not there:
+        runs = [results[seed, row] for seed in seeds if (seed, row) in results]
+        if not runs:
             continue
-        ja[row] = np.mean([[case['JA'] for case in one['cases'].values()] for one in there], 0)
-        means = [mean_figures(list(one['cases'].values())) for one in there]
-        cells = [f'{np.mean([mean[figure] for mean in means]):.1f}'
-                 + (f' ± {np.std([mean[figure] for mean in means], ddof=1):.1f}'
-                    if len(means) > 1 else '') for figure in FIGURES]
-        print(f'| {row} ({len(there)}) | ' + ' | '.join(cells)
-              + f' | {", ".join(one["chosen"] for one in there)} |')
-    best = list(ROWS)[8]
-    for other in ('published, first generation', 'CAM + CRF', 'ours, stage 1'):
-        if best in ja and other in ja:
-            low, high = paired_bootstrap(ja[other], ja[best])
-            print(f'{best} − {other}: {(ja[best] - ja[other]).mean():+.1f} [{low:.1f}, {high:.1f}]')
+        ja[row] = np.mean([[case['JA'] for case in run['cases'].values()] for run in runs], 0)
+        means = [mean_metrics(list(run['cases'].values())) for run in runs]
+        cells = [f'{np.mean([mean[metric] for mean in means]):.1f}'
+                 + (f' ± {np.std([mean[metric] for mean in means], ddof=1):.1f}'
+                    if len(means) > 1 else '') for metric in METRICS]
+        print(f'| {row} ({len(runs)}) | ' + ' | '.join(cells)
+              + f' | {", ".join(run["chosen"] for run in runs)} |')
+    for better, other in ((FINAL, 'published, first generation'), (FINAL, 'CAM + CRF'),
+                          (FINAL, 'ours, stage 1'),
+                          ('published, stage 2', 'published, first generation')):
+        if better in ja and other in ja:
+            low, high = paired_bootstrap(ja[other], ja[better])
+            print(f'{better} − {other}: {(ja[better] - ja[other]).mean():+.1f} '
+                  f'[{low:.1f}, {high:.1f}]')
 
 
-def main():
-    """Make what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('output', type=Path)
     parser.add_argument('--data_root', type=Path, required=True)
     parser.add_argument('--sets', nargs='+', default=['LGG', 'ISIC'])
@@ -246,18 +278,22 @@ def main():
                         help='those for the published method, which then takes about as long as '
                              'our three stages')
     parser.add_argument('--device', default='auto')
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Compute what is missing, and print the tables."""
+    options = parse()
     (options.output / 'rows').mkdir(parents=True, exist_ok=True)
     for name in options.sets:
         results = {}
         for seed in options.seeds:
-            for number, row in enumerate(ROWS):
-                if row not in options.rows:
-                    continue
-                stored = options.output / 'rows' / f'{name}_{seed}_{number}.json'
+            for row in options.rows:
+                slug = re.sub(r'\W+', '_', row)
+                stored = options.output / 'rows' / f'{name}_{seed}_{slug}.json'
                 if not stored.is_file():
-                    made = make_row(Place(options, name, seed), row)
-                    stored.write_text(json.dumps({'row': row, **made}, indent=1) + '\n')
+                    result = compute_row(Experiment(options, name, seed), row)
+                    stored.write_text(json.dumps({'row': row, **result}, indent=1) + '\n')
                 results[seed, row] = json.loads(stored.read_text())
         print_tables(name, results, options.rows, options.seeds)
 

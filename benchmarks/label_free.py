@@ -1,77 +1,88 @@
-"""Does the label-free score rank checkpoints as true JA does?
+"""Does the label-free score rank checkpoints as JA does?
 
-    python benchmarks/label_free.py RUN_FOLDER … --locator FILE --data_root DATA --dataset NAME
+    python benchmarks/label_free.py RUN_FOLDER … --localizer FILE --data_root DATA --dataset NAME
 
-Every checkpoint of the run folders (made with a large --keep) gets its label-free score on
-pictures of trainA, as training would give it, and its JA on val. Printed are both, and Spearman's
-rank correlation within each run and over all.
+Every checkpoint of the run folders (trained with a large --keep_checkpoints) gets its label-free
+score on images of trainA, as in training, and its JA on val. Prints both, and Spearman's rank
+correlation within each run and over all.
 """
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import checkpoint as checkpoints  # noqa: E402
 import dataset  # noqa: E402
-import settings as presets  # noqa: E402
-from masks import mask_network, soft_masks  # noqa: E402
-from metrics import five_figures  # noqa: E402
-from postprocess import segment  # noqa: E402
-from selection import LabelFreeScore  # noqa: E402
-from trainer import SCORED_PICTURES  # noqa: E402
-from utils import pick_device, spread  # noqa: E402
+from config import Config, resolve  # noqa: E402
+from inference.metrics import segmentation_metrics  # noqa: E402
+from inference.model_selection import LabelFreeScore  # noqa: E402
+from inference.postprocess import segment  # noqa: E402
+from inference.soft_masks import SoftMask, mask_network, soft_masks  # noqa: E402
+from trainer import SCORED_IMAGES  # noqa: E402
+from utils import evenly_spaced, pick_device  # noqa: E402
 
 
-def main():
-    """Score every checkpoint both ways and print the correlation."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def mean_over(network: torch.nn.Module, config: Config, device: torch.device, paths: list[Path],
+              value: Callable[[Path, np.ndarray], float]) -> float:
+    """Mean of value(path, segmentation) over images, by the default post-processing."""
+    def finish(soft: SoftMask) -> float:
+        image = np.asarray(dataset.read_image(soft.path))
+        return value(soft.path, segment(soft.mask, config.default_rule, image,
+                                        refinement=config.refinement))
+
+    return float(np.mean(list(soft_masks(network, paths, config, device, finish=finish))))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=Path)
-    parser.add_argument('--locator', type=Path, required=True)
+    parser.add_argument('--localizer', type=Path, required=True)
     parser.add_argument('--data_root', type=Path, required=True)
     parser.add_argument('--dataset', required=True)
     parser.add_argument('--device', default='auto')
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Score every checkpoint both ways and print the correlation."""
+    options = parse()
     device = pick_device(options.device)
     folder = options.data_root / options.dataset
     flags = {'phase': 'test', 'dataset': options.dataset, 'device': options.device}
 
-    locator = checkpoints.read(options.locator)
-    own = presets.resolve(flags, locator.settings)
-    score = LabelFreeScore(mask_network(locator, own, device), own.size, device)
-    train = dataset.training_pictures(folder)
-    score.learn_normal(spread(train['B'], SCORED_PICTURES))
-    shown = spread(train['A'], SCORED_PICTURES)
-    cases = dataset.validation_cases(folder)
+    localizer = checkpoints.read(options.localizer)
+    config = resolve(flags, localizer.config)
+    score = LabelFreeScore(mask_network(localizer, config, device), config.size, device)
+    train = dataset.training_images(folder)
+    score.learn_normal(evenly_spaced(train['B'], SCORED_IMAGES))
+    scored = evenly_spaced(train['A'], SCORED_IMAGES)
+    labels = {case.image: case.label for case in dataset.validation_cases(folder)}
 
-    def mean_over(network, own, paths, value):
-        """Mean of value(path, segmentation) by the preset rule."""
-        def finish(soft):
-            image = np.asarray(dataset.read_picture(soft.path))
-            return value(soft.path, segment(soft.mask, own.default_rule, image,
-                                            lesions=own.lesions))
-        return float(np.mean(list(soft_masks(network, paths, own, device, finish=finish))))
+    def ja(path: Path, segmentation: np.ndarray) -> float:
+        return segmentation_metrics(segmentation, dataset.read_label(labels[path]))['JA']
 
-    labels = {case.picture: case.label for case in cases}
-    everything = []
+    all_rows = []
     for run in options.runs:
         rows = []
         for path in checkpoints.numbered(run, options.dataset):
             source = checkpoints.read(path)
-            own = presets.resolve(flags, source.settings)
-            network = mask_network(source, own, device)
-            rows.append((mean_over(network, own, shown, score),
-                         mean_over(network, own, list(labels), lambda picture, segmentation:
-                                   five_figures(segmentation,
-                                                dataset.read_label(labels[picture]))['JA'])))
+            config = resolve(flags, source.config)
+            network = mask_network(source, config, device)
+            rows.append((mean_over(network, config, device, scored, score),
+                         mean_over(network, config, device, list(labels), ja)))
             print(f'{path}: score {rows[-1][0]:.1f}, val JA {rows[-1][1]:.1f}', flush=True)
-        print(f'{run}: Spearman {spearmanr(*zip(*rows)).statistic:.2f} over {len(rows)}; JA of the '
-              f'best by score {max(rows)[1]:.1f}, of the best by JA '
-              f'{max(ja for _, ja in rows):.1f}, of the last {rows[-1][1]:.1f}')
-        everything += rows
-    print(f'all: Spearman {spearmanr(*zip(*everything)).statistic:.2f} over {len(everything)}')
+        print(f'{run}: Spearman {spearmanr(rows).statistic:.2f} over {len(rows)}; JA of the best '
+              f'by score {max(rows)[1]:.1f}, of the best by JA {max(row[1] for row in rows):.1f}, '
+              f'of the last {rows[-1][1]:.1f}')
+        all_rows += rows
+    print(f'all: Spearman {spearmanr(all_rows).statistic:.2f} over {len(all_rows)}')
 
 
 if __name__ == '__main__':

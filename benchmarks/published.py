@@ -1,138 +1,148 @@
-"""The published method restated plainly, as the yardstick of speed and the check of exactness.
+"""The published method restated plainly: the yardstick of speed and the check of exactness.
 
 The same networks (and parameter names) as `networks.py` and the same training step as
-`label_transfer.py`, but computed the way the published code does it: reflection padding as a pass
-of its own, both variances of every normalisation from the pictures, every decoder run, one
-picture pair after the other through each generator, every translation made once for the
+`stages/label_transfer.py`, but computed the way the published code does it: reflection padding as
+a pass of its own, both variances of every normalization from the features, every decoder run, one
+image pair after the other through each generator, every translation computed once for the
 discriminators and again for the generators, and nothing detached that need not be.
 """
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+
+from config import Config
 
 EPSILON = 1e-5
 DISCRIMINATORS = {'A': ('disGA', 'disLA'), 'B': ('disGB', 'disLB')}
 
 
-def conv(in_channels, out_channels, kernel, stride=1):
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel, stride, bias=False)
 
 
-def padded(layer, x):
+def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return layer(F.pad(x, [layer.kernel_size[0] // 2] * 4, mode='reflect'))
 
 
-def normalise(x, dims):
+def normalize(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     mean, variance = x.mean(dims, keepdim=True), x.var(dims, keepdim=True)
     return (x - mean) / torch.sqrt(variance + EPSILON)
 
 
-def mixed(x, rho, gamma, beta):
-    return (rho * normalise(x, (2, 3)) + (1 - rho) * normalise(x, (1, 2, 3))) * gamma + beta
+def instance_layer_norm(x: Tensor, rho: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """Instance and layer normalization mixed by rho, then scaled and shifted."""
+    return (rho * normalize(x, (2, 3)) + (1 - rho) * normalize(x, (1, 2, 3))) * gamma + beta
 
 
 class ILN(nn.Module):
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.rho, self.gamma, self.beta = (
             nn.Parameter(torch.full((1, channels, 1, 1), start)) for start in (0.0, 1.0, 0.0))
 
-    def forward(self, x):
-        return mixed(x, self.rho, self.gamma, self.beta)
+    def forward(self, x: Tensor) -> Tensor:
+        return instance_layer_norm(x, self.rho, self.gamma, self.beta)
 
 
 class AdaILN(nn.Module):
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.rho = nn.Parameter(torch.full((1, channels, 1, 1), 0.9))
 
-    def forward(self, x, gamma, beta):
-        return mixed(x, self.rho, gamma[:, :, None, None], beta[:, :, None, None])
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return instance_layer_norm(x, self.rho, gamma[:, :, None, None],
+                                   beta[:, :, None, None])
 
 
 class ConvBlock(nn.Module):
-    def __init__(self, in_channels, out_channels, kernel, norm, stride=1):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int,
+                 norm: Callable[[int], nn.Module], stride: int = 1) -> None:
         super().__init__()
         self.conv = conv(in_channels, out_channels, kernel, stride)
         self.norm = norm(out_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(padded(self.conv, x)))
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, channels, norm=nn.InstanceNorm2d):
+    def __init__(self, channels: int,
+                 norm: Callable[[int], nn.Module] = nn.InstanceNorm2d) -> None:
         super().__init__()
         self.conv1, self.norm1 = conv(channels, channels, 3), norm(channels)
         self.conv2, self.norm2 = conv(channels, channels, 3), norm(channels)
 
-    def forward(self, x, *scale_shift):
+    def forward(self, x: Tensor, *scale_shift: Tensor) -> Tensor:
         change = F.relu(self.norm1(padded(self.conv1, x), *scale_shift))
         return x + self.norm2(padded(self.conv2, change), *scale_shift)
 
 
 class Encoder(nn.Module):
-    def __init__(self, in_channels, ch, n_res):
+    def __init__(self, in_channels: int, ch: int, n_res: int) -> None:
         super().__init__()
         self.stem = ConvBlock(in_channels, ch, 7, nn.InstanceNorm2d)
         self.to_half = ConvBlock(ch, 2 * ch, 3, nn.InstanceNorm2d, 2)
         self.to_quarter = ConvBlock(2 * ch, 4 * ch, 3, nn.InstanceNorm2d, 2)
         self.residual = nn.Sequential(*[ResidualBlock(4 * ch) for _ in range(n_res)])
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.residual(self.to_quarter(self.to_half(self.stem(x))))
 
 
 class ClassAttention(nn.Module):
-    def __init__(self, channels, activation, wrap=lambda layer: layer):
+    def __init__(self, channels: int, activation: Callable[[Tensor], Tensor],
+                 wrap: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> None:
         super().__init__()
         self.average_logit = wrap(nn.Linear(channels, 1, bias=False))
         self.maximum_logit = wrap(nn.Linear(channels, 1, bias=False))
         self.merge = nn.Conv2d(2 * channels, channels, 1)
         self.activation = activation
 
-    def forward(self, features):
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, weighted = [], []
         for linear, pool in ((self.average_logit, F.adaptive_avg_pool2d),
                              (self.maximum_logit, F.adaptive_max_pool2d)):
             logits.append(linear(pool(features, 1).flatten(1)))
-            weight = (linear.parametrizations.weight.original if hasattr(linear, 'parametrizations')
-                      else linear.weight)
+            weight = (linear.parametrizations.weight.original
+                      if hasattr(linear, 'parametrizations') else linear.weight)
             weighted.append(features * weight[:, :, None, None])
         attended = self.activation(self.merge(torch.cat(weighted, 1)))
         return attended, torch.cat(logits, 1), attended.sum(1, keepdim=True)
 
 
 class ScaleShift(nn.Module):
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(channels, channels, bias=False), nn.ReLU(),
                                     nn.Linear(channels, channels, bias=False), nn.ReLU())
         self.gamma = nn.Linear(channels, channels, bias=False)
         self.beta = nn.Linear(channels, channels, bias=False)
 
-    def forward(self, attended):
+    def forward(self, attended: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(attended.mean((2, 3)))
         return self.gamma(hidden), self.beta(hidden)
 
 
 class Decoder(nn.Module):
-    def __init__(self, channels, out_channels, kernel, activation):
+    def __init__(self, channels: int, out_channels: int, kernel: int,
+                 activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.to_half = ConvBlock(channels, channels // 2, 3, ILN)
         self.to_full = ConvBlock(channels // 2, channels // 4, 3, ILN)
         self.output = conv(channels // 4, out_channels, kernel)
         self.activation = activation
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.to_half(F.interpolate(x, scale_factor=2))
         x = self.to_full(F.interpolate(x, scale_factor=2))
         return self.activation(padded(self.output, x))
 
 
 class FirstGenerator(nn.Module):
-    def __init__(self, ch, n_res):
+    def __init__(self, ch: int, n_res: int) -> None:
         super().__init__()
         channels = 4 * ch
         self.encoder = Encoder(6, ch, n_res)
@@ -145,7 +155,7 @@ class FirstGenerator(nn.Module):
         self.content_decoder = Decoder(channels, 3, 7, torch.tanh)
         self.recon_decoder = Decoder(channels, 3, 7, torch.tanh)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.encoder(torch.cat([image, image.detach()], 1))
         attended, cam_logit, _ = self.class_attention(self.attention_residual(features))
         mask = self.mask_decoder(attended)
@@ -158,7 +168,7 @@ class FirstGenerator(nn.Module):
 
 
 class SecondGenerator(nn.Module):
-    def __init__(self, ch, n_res):
+    def __init__(self, ch: int, n_res: int) -> None:
         super().__init__()
         channels = 4 * ch
         self.encoder = Encoder(3, ch, n_res)
@@ -172,12 +182,12 @@ class SecondGenerator(nn.Module):
         self.fake_decoder = Decoder(channels, 3, 3, torch.tanh)
         self.recon_decoder = Decoder(channels, 3, 7, torch.tanh)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.encoder(image)
         attended, cam_logit, _ = self.class_attention(self.split(features))
         mask = torch.sigmoid(padded(self.mask_output, attended))
         x, r, scale_shift = attended, features, self.scale_shift(attended)
-        for recon_block, block in zip(self.recon_blocks, self.translation_blocks):
+        for recon_block, block in zip(self.recon_blocks, self.translation_blocks, strict=True):
             r = recon_block(r)
             x = mask * block(x, *scale_shift) + (1 - mask) * r
         fake = self.fake_decoder(x)
@@ -188,10 +198,11 @@ class SecondGenerator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    def __init__(self, depth, ch):
+    def __init__(self, depth: int, ch: int) -> None:
         super().__init__()
 
-        def layer(in_channels, out_channels, stride, bias=True):
+        def layer(in_channels: int, out_channels: int, stride: int,
+                  bias: bool = True) -> nn.Module:
             return spectral_norm(nn.Conv2d(in_channels, out_channels, 4, stride, bias=bias))
 
         leaky = nn.LeakyReLU(0.2)
@@ -203,85 +214,92 @@ class Discriminator(nn.Module):
         self.class_attention = ClassAttention(channels, leaky, spectral_norm)
         self.output = layer(channels, 1, 1, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for layer in self.features:
-            x = layer(F.pad(x, [1] * 4, mode='reflect')) if isinstance(layer, nn.Conv2d) else layer(x)
+            if isinstance(layer, nn.Conv2d):
+                x = F.pad(x, [1] * 4, mode='reflect')
+            x = layer(x)
         attended, cam_logit, _ = self.class_attention(x)
         return self.output(F.pad(attended, [1] * 4, mode='reflect')), cam_logit
 
 
-def build(settings) -> nn.ModuleDict:
-    """The six networks of light ones for colour pictures, by the names of `networks.py`."""
-    generator = {'first': FirstGenerator, 'second': SecondGenerator}[settings.generation]
-    depth = {'G': settings.n_dis + 1, 'L': settings.n_dis - 1}
+def build(config: Config) -> nn.ModuleDict:
+    """The six networks (light, for color images), by the names of `networks.py`."""
+    generator = {'first': FirstGenerator, 'second': SecondGenerator}[config.generation]
+    depth = {'G': config.n_dis + 1, 'L': config.n_dis - 1}
     return nn.ModuleDict(
-        {name: generator(settings.ch, settings.n_res) for name in ('genA2B', 'genB2A')}
-        | {name: Discriminator(depth[name[3]], settings.ch)
+        {name: generator(config.ch, config.n_res) for name in ('genA2B', 'genB2A')}
+        | {name: Discriminator(depth[name[3]], config.ch)
            for names in DISCRIMINATORS.values() for name in names})
 
 
-def adversarial(judged, target):
-    return sum(F.mse_loss(logit, torch.full_like(logit, target)) for logit in judged)
+def adversarial(outputs: tuple[Tensor, Tensor], target: float) -> Tensor:
+    """Least squares on both outputs of a discriminator: the map and the class logits."""
+    return sum(F.mse_loss(logit, torch.full_like(logit, target)) for logit in outputs)
 
 
-def is_source(cam_logit, target):
+def class_attention(cam_logit: Tensor, target: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(cam_logit, torch.full_like(cam_logit, target))
 
 
-def discriminator_loss(networks, A, B, settings):
+def discriminator_loss(networks: nn.ModuleDict, A: Tensor, B: Tensor, config: Config) -> Tensor:
+    """The weighted loss of all four, of images A and B, N×3×H×W in [-1, 1]."""
     fake = {'A': networks['genB2A'](B)['fake'], 'B': networks['genA2B'](A)['fake']}
-    return settings.dis_weight * sum(
+    return config.dis_weight * sum(
         adversarial(networks[name](real), 1.0) + adversarial(networks[name](fake[domain]), 0.0)
         for domain, real in (('A', A), ('B', B)) for name in DISCRIMINATORS[domain])
 
 
-def generator_losses(networks, A, B, settings):
-    """The weighted terms by name."""
+def generator_losses(networks: nn.ModuleDict, A: Tensor, B: Tensor,
+                     config: Config) -> dict[str, Tensor]:
+    """The weighted terms by name, of images A and B, N×3×H×W in [-1, 1]."""
     a2b, b2a = networks['genA2B'], networks['genB2A']
-    made = {'A': b2a(B), 'B': a2b(A)}  # by the domain they lead to
-    back = {'A': b2a(made['B']['fake']), 'B': a2b(made['A']['fake'])}
-    kept = {'A': b2a(A), 'B': a2b(B)}
+    translated = {'A': b2a(B), 'B': a2b(A)}  # by target domain
+    back = {'A': b2a(translated['B']['fake']), 'B': a2b(translated['A']['fake'])}
+    identity = {'A': b2a(A), 'B': a2b(B)}
     real = {'A': A, 'B': B}
 
-    def distance(pictures):
-        return sum(F.l1_loss(pictures[domain]['fake'], real[domain]) for domain in 'AB')
+    def distance(outputs: dict[str, dict[str, Tensor]]) -> Tensor:
+        return sum(F.l1_loss(outputs[domain]['fake'], real[domain]) for domain in 'AB')
 
     terms = {
-        'adversarial': settings.adv_weight * sum(
-            adversarial(networks[name](made[domain][kind]), 1.0)
+        'adversarial': config.adv_weight * sum(
+            adversarial(networks[name](translated[domain][kind]), 1.0)
             for domain in 'AB' for name in DISCRIMINATORS[domain]
-            for kind in ('fake', 'composite') if kind in made[domain]),
-        'cycle': settings.cycle_weight * distance(back),
-        'identity': settings.identity_weight * distance(kept),
-        'class_attention': settings.cam_weight * sum(
-            is_source(made[domain]['cam_logit'], 1.0) + is_source(kept[domain]['cam_logit'], 0.0)
+            for kind in ('fake', 'composite') if kind in translated[domain]),
+        'cycle': config.cycle_weight * distance(back),
+        'identity': config.identity_weight * distance(identity),
+        'class_attention': config.cam_weight * sum(
+            class_attention(translated[domain]['cam_logit'], 1.0)
+            + class_attention(identity[domain]['cam_logit'], 0.0)
             for domain in 'AB')}
-    if settings.recon_weight:
-        terms['recon'] = settings.recon_weight * (F.l1_loss(made['B']['recon'], A)
-                                                  + F.l1_loss(made['A']['recon'], B))
+    if config.recon_weight:
+        terms['recon'] = config.recon_weight * (F.l1_loss(translated['B']['recon'], A)
+                                                + F.l1_loss(translated['A']['recon'], B))
     return terms
 
 
 class PublishedTraining:
-    """Networks, both optimisers and one step."""
+    """Networks, both optimizers and one step."""
 
-    def __init__(self, settings, device='cpu'):
-        self.settings = settings
-        self.networks = build(settings).to(device)
+    def __init__(self, config: Config, device: torch.device | str = 'cpu') -> None:
+        self.config = config
+        self.networks = build(config).to(device)
         self.optimizers = {
             kind: torch.optim.Adam([parameter for name, network in self.networks.items()
                                     if name.startswith(kind) for parameter in network.parameters()],
-                                   settings.lr, betas=(0.5, 0.999),
-                                   weight_decay=settings.weight_decay) for kind in ('dis', 'gen')}
+                                   config.lr, betas=(0.5, 0.999),
+                                   weight_decay=config.weight_decay) for kind in ('dis', 'gen')}
 
-    def step(self, A, B):
+    def step(self, A: Tensor, B: Tensor) -> dict[str, float]:
+        """One iteration on images N×3×H×W in [-1, 1]; the losses by name."""
         self.optimizers['dis'].zero_grad()
-        loss = discriminator_loss(self.networks, A, B, self.settings)
+        loss = discriminator_loss(self.networks, A, B, self.config)
         loss.backward()
         self.optimizers['dis'].step()
 
         self.optimizers['gen'].zero_grad()
-        terms = generator_losses(self.networks, A, B, self.settings)
+        terms = generator_losses(self.networks, A, B, self.config)
         total = sum(terms.values())
         total.backward()
         self.optimizers['gen'].step()

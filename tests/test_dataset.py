@@ -1,4 +1,4 @@
-"""Reading pictures, folder layouts, unpaired sampling and augmentation."""
+"""Reading images, folder layouts, and unpaired batches."""
 import dataclasses
 from collections import Counter
 
@@ -8,14 +8,15 @@ import torch
 from PIL import Image
 
 import dataset
-from conftest import draw, draw_labels
+from helpers import draw_images, draw_labels
+from stages.augmentation import crop_source_size, published_augmentation
 from utils import UserError
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
 
-def grey_file(path, mode):
-    """The same 3×4 ramp in a picture of some mode."""
+def gray_file(path, mode):
+    """The same 3×4 ramp in an image of some mode."""
     image = Image.fromarray(RAMP)
     if mode == 'I;16':
         image = Image.fromarray(RAMP.astype(np.uint16) * 7 + 300)
@@ -32,8 +33,8 @@ def grey_file(path, mode):
 
 @pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA', 'LA', 'P', 'I;16', 'F'])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_every_kind_of_picture_reads_alike(mode, channels, tmp_path):
-    image = dataset.read_picture(grey_file(tmp_path / 'x.png', mode), channels)
+def test_every_kind_of_image_reads_alike(mode, channels, tmp_path):
+    image = dataset.read_image(gray_file(tmp_path / 'x.png', mode), channels)
     values = np.asarray(image, float).reshape(3, 4, -1)
     assert image.mode == {1: 'L', 3: 'RGB'}[channels]
     expected = RAMP * (255 / RAMP.max()) if mode in ('I;16', 'F') else RAMP
@@ -44,27 +45,32 @@ def test_transparent_parts_are_black(tmp_path):
     pixels = np.full((2, 2, 4), 200, np.uint8)
     pixels[0, :, 3], pixels[1, :, 3] = 0, 255
     Image.fromarray(pixels).save(tmp_path / 'x.png')
-    values = np.asarray(dataset.read_picture(tmp_path / 'x.png'))
+    values = np.asarray(dataset.read_image(tmp_path / 'x.png'))
     assert (values[0] == 0).all() and (values[1] == 200).all()
 
 
-def test_constant_16_bit_picture_is_black_not_nan(tmp_path):
+def test_constant_16_bit_image_is_black_not_nan(tmp_path):
     Image.fromarray(np.full((4, 4), 900, np.uint16)).save(tmp_path / 'x.png')
-    assert (np.asarray(dataset.read_picture(tmp_path / 'x.png')) == 0).all()
+    assert (np.asarray(dataset.read_image(tmp_path / 'x.png')) == 0).all()
 
 
-def test_broken_pictures_are_named(tmp_path):
-    draw(tmp_path, ['good.png', 'cut.png'])
+def test_broken_images_are_named(tmp_path, capsys):
+    draw_images(tmp_path, ['good.png', 'cut.png'])
     (tmp_path / 'cut.png').write_bytes((tmp_path / 'cut.png').read_bytes()[:200])
-    (tmp_path / 'text.jpg').write_text('no picture')
+    (tmp_path / 'text.jpg').write_text('no image')
     problems = dataset.Problems()
-    dataset.check_pictures(dataset.list_pictures(tmp_path), problems)
+    assert problems.report() == 0 and not any(capsys.readouterr())
+    dataset.check_images(dataset.list_images(tmp_path), problems)
     with pytest.raises(UserError, match=r'(?s)2 files cannot be used.*cut\.png.*text\.jpg'):
         problems.settle(skip=False)
+    assert problems.report() == 1
+    printed = capsys.readouterr()
+    assert printed.err == f'left out, since they cannot be used:\n{problems.listing}\n'
+    assert not printed.out
 
 
 def test_labels_above_one_half_are_lesion(tmp_path):
-    for name, values in (('grey', [0, 127, 128, 255]), ('binary', [0, 0, 1, 1])):
+    for name, values in (('gray', [0, 127, 128, 255]), ('binary', [0, 0, 1, 1])):
         Image.fromarray(np.array([values], np.uint8)).save(tmp_path / f'{name}.png')
         assert dataset.read_label(tmp_path / f'{name}.png').tolist() == [[0, 0, 1, 1]]
 
@@ -73,7 +79,7 @@ def test_both_layouts(tmp_path):
     for layout, (images, labels) in {'first': ('testA', 'test/labels'),
                                      'second': ('testA/images', 'testA/labels')}.items():
         root = tmp_path / layout
-        draw(root / images, ['x1.png', 'x2.jpg'])
+        draw_images(root / images, ['x1.png', 'x2.jpg'])
         draw_labels(root / labels, ['x2'])
         cases = dataset.find_cases(root, 'test')
         assert [case.name for case in cases] == ['x1', 'x2']
@@ -96,16 +102,19 @@ def test_labels_are_optional(data_root):
 
 
 def test_what_a_folder_lists(tmp_path):
-    draw(tmp_path, ['b.PNG', 'a.jpg', '.hidden.png'])
+    draw_images(tmp_path, ['b.PNG', 'a.jpg', '.hidden.png'])
     (tmp_path / 'notes.txt').touch()
     (tmp_path / 'folder.png').mkdir()
-    assert [path.name for path in dataset.list_pictures(tmp_path)] == ['a.jpg', 'b.PNG']
-    draw(tmp_path, ['a.png'])
+    assert [path.name for path in dataset.list_images(tmp_path)] == ['a.jpg', 'b.PNG']
+    draw_images(tmp_path, ['a.png'])
     with pytest.raises(UserError, match='named a;'):
-        dataset.list_pictures(tmp_path)
+        dataset.list_images(tmp_path)
+    draw_images(tmp_path / 'folder.png', ['c.webp'])  # with those of its subfolders:
+    assert [str(path.relative_to(tmp_path)) for path in dataset.find_images(tmp_path)] == [
+        'a.jpg', 'a.png', 'b.PNG', 'folder.png/c.webp']
 
 
-def test_label_without_picture_or_of_another_size(data_root):
+def test_label_without_image_or_of_another_size(data_root):
     labels = data_root / 'Tiny' / 'test' / 'labels'
     draw_labels(labels, ['t2'], size=(30, 36))
     problems = dataset.Problems()
@@ -116,77 +125,124 @@ def test_label_without_picture_or_of_another_size(data_root):
     with pytest.raises(UserError, match=r'labels are named <image stem>_segmentation'):
         dataset.find_cases(data_root / 'Tiny', 'test')
     (labels / 't2.png').rename(labels / 'gone_segmentation.png')
-    with pytest.raises(UserError, match=r'gone_segmentation\.png: label without a picture'):
+    with pytest.raises(UserError, match=r'gone_segmentation\.png: label without an image'):
         dataset.find_cases(data_root / 'Tiny', 'test')
 
 
-def samples(settings, start, stop, threads=0, **changed):
-    settings = dataclasses.replace(settings, iteration=stop, num_workers=threads, **changed)
-    pictures = dataset.training_pictures(settings.data_folder)
-    batches = dataset.training_batches(pictures, settings, start,
-                                       dataset.TrainingPictures(settings))
-    return [(batch['A'], batch['B']) for batch in batches]
+# --------------------------------------------------------------------------------------- batches
 
 
-def test_each_domain_is_reshuffled_when_used_up(tiny_settings):
-    settings = tiny_settings()
-    drawn = samples(settings, 0, 15)
-    for domain, length in ((0, 5), (1, 3)):
-        keys = [hash(sample[domain].numpy().tobytes()) for sample in drawn]
+def batches(config, start, stop, augments=False, soft_masks=None, **changed):
+    """The batches of iterations start+1 … stop, with the published augmentation or without."""
+    config = dataclasses.replace(config, iteration=stop, **changed)
+    images = dataset.training_images(config.data_folder)
+    store = dataset.ImageStore(config, crop_source_size(config.size) if augments else config.size)
+
+    def augment(image, rng, is_mask):
+        return published_augmentation(image, config.size, rng, is_mask)
+
+    return list(dataset.training_batches(images, config, start, store, soft_masks,
+                                         augment if augments else None))
+
+
+def equal(some, others):
+    """Whether two lists of batches are equal to the bit."""
+    return len(some) == len(others) and all(
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for one, other in zip(some, others, strict=True))
+
+
+def test_each_domain_is_reshuffled_when_used_up(tiny_config):
+    drawn = batches(tiny_config(), 0, 15)
+    for domain, length in (('A', 5), ('B', 3)):
+        keys = [hash(batch[domain].numpy().tobytes()) for batch in drawn]
         rounds = [keys[start:start + length] for start in range(0, 15, length)]
-        assert all(len(set(once)) == length for once in rounds)
-        assert len({tuple(once) for once in rounds}) > 1
+        assert all(len(set(keys_of_round)) == length for keys_of_round in rounds)
+        assert len({tuple(keys_of_round) for keys_of_round in rounds}) > 1
         assert set(Counter(keys).values()) == {15 // length}
 
 
-@pytest.mark.parametrize('augment', [False, True])
-def test_small_sets_are_decoded_once_and_large_ones_alike(augment, tiny_settings, monkeypatch):
+@pytest.mark.parametrize('augments', [False, True])
+def test_small_sets_are_decoded_once_and_large_ones_alike(augments, tiny_config, monkeypatch):
     opened = Counter()
-    read = dataset.read_picture
+    read = dataset.read_image
 
     def counting(path, channels=3):
         opened[path] += 1
         return read(path, channels)
 
-    monkeypatch.setattr(dataset, 'read_picture', counting)
-    settings = tiny_settings(augment=augment)
-    kept = samples(settings, 0, 15)
+    monkeypatch.setattr(dataset, 'read_image', counting)
+    config = tiny_config()
+    cached = batches(config, 0, 15, augments)
     assert len(opened) == 8 and set(opened.values()) == {1}
-    size = 82 if augment else 32
-    room = 3 * size * size * 4 / 1e6  # three colour pictures, as Pillow holds them
-    for cache_mb, most in ((0, 0), (room, 3)):
+    size = 82 if augments else 32
+    three_images = 3 * size * size * 4 / 1e6  # in color, as Pillow holds them
+    for cache_mb, count in ((0, 0), (three_images, 3)):
         opened.clear()
-        again = samples(settings, 0, 15, cache_mb=cache_mb)
-        assert all(torch.equal(one, other) for pair in zip(kept, again) for one, other in zip(*pair))
-        assert sum(count == 1 for count in opened.values()) == most
+        again = batches(config, 0, 15, augments, cache_mb=cache_mb)
+        assert equal(cached, again)
+        assert sum(times == 1 for times in opened.values()) == count
 
 
-@pytest.mark.parametrize('augment', [False, True])
-def test_samples_depend_on_seed_and_position_alone(augment, tiny_settings):
-    def same(one, other):
-        return all(torch.equal(a, b) for pair in zip(one, other) for a, b in zip(*pair))
-
-    settings = tiny_settings(augment=augment)
-    drawn = samples(settings, 0, 6)
-    assert same(drawn, samples(settings, 0, 6, threads=3))
-    assert same(drawn[4:], samples(settings, 4, 6))
-    assert not same(drawn, samples(tiny_settings(augment=augment, seed=1), 0, 6))
+@pytest.mark.parametrize('augments', [False, True])
+def test_batches_depend_on_seed_and_iteration_alone(augments, tiny_config):
+    config = tiny_config()
+    drawn = batches(config, 0, 6, augments)
+    assert equal(drawn, batches(config, 0, 6, augments, num_workers=3))
+    assert equal(drawn[4:], batches(config, 4, 6, augments))
+    assert not equal(drawn, batches(tiny_config(seed=1), 0, 6, augments))
 
 
-def test_samples_are_in_range_and_resized(tiny_settings):
-    for generation in ('first', 'second'):
-        for sample in samples(tiny_settings(generation=generation), 0, 3):
-            for image in sample:
-                assert image.shape == (1, 3, 32, 32)
-                assert -1 <= image.min() < -0.5 and image.max() <= 1
+@pytest.mark.parametrize('augments', [False, True])
+def test_samples_are_in_range_and_resized(augments, tiny_config):
+    for batch in batches(tiny_config(), 0, 3, augments):
+        for image in batch.values():
+            assert image.shape == (1, 3, 32, 32)
+            assert -1 <= image.min() < -0.5 and image.max() <= 1
+
+
+@pytest.mark.parametrize('augments', [False, True])
+def test_soft_masks_come_with_their_images_and_move_with_them(augments, tiny_config):
+    config = tiny_config(batch_size=2)
+    images = dataset.training_images(config.data_folder)
+    soft_masks = {path.stem: path for path in images['A']}
+    for batch in batches(config, 0, 6, augments, soft_masks):
+        assert batch['mask'].shape == (2, 1, 32, 32)
+        for image, mask in zip(batch['A'], batch['mask'], strict=True):
+            gray = image.mean(0)  # of each image its gray values stand for its mask
+            assert torch.corrcoef(torch.stack([gray.flatten(), mask.flatten()]))[0, 1] > 0.8
+
+
+def test_processes_share_a_batch_or_have_it_whole(tiny_config, monkeypatch):
+    config = dataclasses.replace(tiny_config(batch_size=4), iteration=1)
+    images = dataset.training_images(config.data_folder)
+    store = dataset.ImageStore(config, config.size)
+    whole, = dataset.training_batches(images, config, 0, store)
+    monkeypatch.setattr(dataset.distributed, 'world_size', lambda: 2)
+    monkeypatch.setattr(dataset.distributed, 'rank', lambda: 1)
+    shard, = dataset.training_batches(images, config, 0, store)
+    assert equal([shard], [{name: part[2:] for name, part in whole.items()}])
+    assert equal(list(dataset.training_batches(images, config, 0, store, sharded=False)), [whole])
+
+
+def test_batches_in_order(data_root, tiny_config):
+    config = tiny_config()
+    paths = dataset.list_images(config.data_folder / 'testA')
+    labels = dict.fromkeys(('t0', 't1', 't2'), next((config.data_folder / 'test/labels').iterdir()))
+    first, second = dataset.image_batches(paths, config, 2, labels)
+    assert first['image'].shape == (2, 3, 32, 32) and second['image'].shape == (1, 3, 32, 32)
+    assert first['mask'].shape == (2, 1, 32, 32)
+    expected = dataset.to_tensor(dataset.resize(dataset.read_image(paths[2]), (32, 32)))
+    assert torch.equal(second['image'][0], expected)
 
 
 def test_augmentation_flips_crops_and_changes_contrast():
     image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))).convert('RGB')
     rng = np.random.default_rng(0)
-    made = [np.asarray(dataset.augment(image, (32, 32), rng), float)[..., 0] for _ in range(60)]
-    assert all(values.shape == (32, 32) for values in made)
-    falling = sum(values[0, 0] > values[0, -1] for values in made)
+    augmented = [np.asarray(published_augmentation(image, (32, 32), rng), float)[..., 0]
+                 for _ in range(60)]
+    assert all(values.shape == (32, 32) for values in augmented)
+    falling = sum(values[0, 0] > values[0, -1] for values in augmented)
     assert 15 < falling < 45  # half are flipped
-    spans = [np.ptp(values) for values in made]  # a crop of 32 out of 82 px
+    spans = [np.ptp(values) for values in augmented]  # a crop of 32 out of 82 px
     assert max(spans) < 0.55 * 255 and max(spans) / min(spans) > 1.1

@@ -1,4 +1,4 @@
-"""The networks: the published results, shapes, and what the normalisations compute."""
+"""The networks: the published outputs and losses, shapes, and what the normalizations compute."""
 import os
 from pathlib import Path
 
@@ -6,17 +6,35 @@ import pytest
 import torch
 
 import checkpoint as checkpoints
-from networks import AdaILN, Discriminator, ILN, build_networks, clip_rho
-from settings import DISCRIMINATORS, GENERATORS, Architecture, resolve
-from label_transfer import LabelTransfer
+from config import DISCRIMINATORS, GENERATORS, NETWORKS_OF, Config, resolve
+from networks import (
+    ILN,
+    AdaILN,
+    Discriminator,
+    build_networks,
+    clip_rho,
+    count_parameters,
+    pool_logits,
+)
+from stages.label_transfer import LabelTransferStage
 
 VECTORS = os.environ.get('REFERENCE_VECTORS')
 needs_vectors = pytest.mark.skipif(not VECTORS, reason='REFERENCE_VECTORS is not set')
+both_generations = pytest.mark.parametrize('generation', ['first', 'second'])
 
 
-def architecture(generation='first', light=True, img_size=32, img_ch=3, n_dis=4):
-    return Architecture(generation, ch=4, n_res=2, light=light, n_dis=n_dis, img_size=img_size,
-                        img_ch=img_ch)
+def small(generation='first', **options):
+    """A Config of small networks."""
+    return Config(**{'generation': generation, 'ch': 4, 'n_res': 2, 'n_dis': 4, 'img_size': 32,
+                     **options})
+
+
+def build(name, config):
+    return build_networks(config, [name])[name]
+
+
+def random_images(count=1, height=32, width=32):
+    return torch.rand(count, 3, height, width) * 2 - 1
 
 
 @pytest.fixture(params=['first', 'second'])
@@ -25,36 +43,32 @@ def vectors(request, tmp_path):
     content = torch.load(Path(VECTORS) / f'{request.param}_generation.pt', weights_only=True)
     path = tmp_path / 'BraTS_params_0000460.pt'
     torch.save(content['params'], path)
-    source = checkpoints.read(path)
+    checkpoint = checkpoints.read(path)
     unit_weights = {name: 1.0 for name in ('adv_weight', 'dis_weight', 'cycle_weight',
                                            'identity_weight', 'cam_weight', 'recon_weight')}
-    settings = resolve({'img_size': 128, 'device': 'cpu', **unit_weights}, source.settings)
-    learner = LabelTransfer(settings, torch.device('cpu'))
-    checkpoints.load_networks(learner.networks, source)
-    learner.networks.eval()
-    return content, learner
+    config = resolve({'img_size': 128, 'device': 'cpu', **unit_weights}, checkpoint.config)
+    stage = LabelTransferStage(config, torch.device('cpu'))
+    checkpoints.load_networks(stage.networks, checkpoint)
+    stage.networks.eval()
+    return content, stage
 
 
 @needs_vectors
-def test_every_output_is_the_published_one(vectors):
-    content, learner = vectors
-    for call, outputs in content['outputs'].items():
+def test_outputs_and_losses_are_the_published_ones(vectors, monkeypatch):
+    content, stage = vectors
+    for call, expected_outputs in content['outputs'].items():
         network, image = call.rstrip(')').split('(')
         with torch.no_grad():
-            made = learner.networks[network](content[image])
-        for name, expected in outputs.items():
-            ours = getattr(made, name).expand_as(expected)
+            output = stage.networks[network](content[image])
+        for name, expected in expected_outputs.items():
+            ours = getattr(output, name).expand_as(expected)
             assert (ours - expected).abs().max() < 1e-4, f'{call}.{name}'
 
-
-@needs_vectors
-def test_every_loss_is_the_published_one(vectors, monkeypatch):
-    content, learner = vectors
     expected = content['losses']
-    monkeypatch.setattr(learner.networks, 'train', lambda mode=True: None)  # no power iteration
-    for optimizer in learner.optimizers.values():
+    monkeypatch.setattr(stage.networks, 'train', lambda mode=True: None)  # no power iteration
+    for optimizer in stage.optimizers.values():
         monkeypatch.setattr(optimizer, 'step', lambda: None)
-    ours = learner.step({'A': content['A'], 'B': content['B']}, 0)
+    ours = stage.step({'A': content['A'], 'B': content['B']}, 0).losses
     assert ours['discriminator'].item() == pytest.approx(expected['D'], abs=1e-4)
     assert ours['adversarial'].item() == pytest.approx(
         expected['adv'] + expected.get('adv_composite', 0), abs=2e-4)
@@ -88,7 +102,7 @@ def test_iln_is_its_formula(adaptive):
 def test_rho_starts_as_published_and_is_clipped():
     assert ILN(2).rho.tolist() == torch.zeros(1, 2, 1, 1).tolist()
     assert torch.equal(AdaILN(2).rho, torch.full((1, 2, 1, 1), 0.9))
-    network = build_networks(architecture(), ['genA2B'])['genA2B']
+    network = build('genA2B', small())
     rhos = [parameter for name, parameter in network.named_parameters() if name.endswith('rho')]
     with torch.no_grad():
         for rho in rhos:
@@ -98,45 +112,45 @@ def test_rho_starts_as_published_and_is_clipped():
     assert all(rho.min() == 0 and rho.max() == 1 for rho in rhos)
 
 
-@pytest.mark.parametrize('generation', ['first', 'second'])
+@both_generations
 @pytest.mark.parametrize('light, trained_at', [(True, 32), (False, (28, 40))])
 def test_any_multiple_of_4_large_enough(generation, light, trained_at):
-    networks = build_networks(architecture(generation, light, trained_at))
-    image = torch.rand(2, 3, 28, 40) * 2 - 1
-    made = networks['genA2B'](image)
-    assert made.fake.shape == made.recon.shape == image.shape
-    assert made.mask.shape == (2, 1, 28, 40) and made.heatmap.shape == (2, 1, 7, 10)
-    assert made.cam_logit.shape == (2, 2)
-    assert 0 <= made.mask.min() and made.mask.max() <= 1 and made.fake.abs().max() <= 1
+    networks = build_networks(small(generation, light=light, img_size=trained_at))
+    image = random_images(2, 28, 40)
+    output = networks['genA2B'](image)
+    assert output.fake.shape == output.recon.shape == image.shape
+    assert output.mask.shape == (2, 1, 28, 40) and output.heatmap.shape == (2, 1, 7, 10)
+    assert output.cam_logit.shape == (2, 2)
+    assert 0 <= output.mask.min() and output.mask.max() <= 1 and output.fake.abs().max() <= 1
     for name in DISCRIMINATORS:
-        judged = networks[name](image)
-        assert judged.logit.shape[:2] == (2, 1) and judged.cam_logit.shape == (2, 2)
+        of_patches = networks[name](image)
+        assert of_patches.logit.shape[:2] == (2, 1) and of_patches.cam_logit.shape == (2, 2)
     with pytest.raises(ValueError, match='multiples of 4'):
         networks['genA2B'](image[:, :, :26])
 
 
 @pytest.mark.parametrize('n_dis', [4, 5, 6])
 def test_smallest_size_is_the_smallest_the_discriminator_takes(n_dis):
-    shape = architecture(n_dis=n_dis)
-    discriminator = Discriminator(n_dis + 1, shape)
-    size = shape.smallest_size('train')
+    config = small(n_dis=n_dis, img_size=256)
+    discriminator = Discriminator(n_dis + 1, config)
+    size = config.smallest_size
     discriminator(torch.zeros(1, 3, size, size))
     with pytest.raises(RuntimeError):
         discriminator(torch.zeros(1, 3, size - 4, size - 4))
 
 
-@pytest.mark.parametrize('generation', ['first', 'second'])
-def test_one_channel_pictures(generation):
-    networks = build_networks(architecture(generation, img_ch=1))
-    made = networks['genB2A'](torch.zeros(1, 1, 32, 32))
-    assert made.fake.shape == (1, 1, 32, 32)
-    assert networks['disGA'](made.fake).logit.shape[1] == 1
+@both_generations
+def test_images_of_one_channel(generation):
+    networks = build_networks(small(generation, img_ch=1), ['genB2A', 'disGA'])
+    output = networks['genB2A'](torch.zeros(1, 1, 32, 32))
+    assert output.fake.shape == (1, 1, 32, 32)
+    assert networks['disGA'](output.fake).logit.shape[1] == 1
 
 
-@pytest.mark.parametrize('generation', ['first', 'second'])
+@both_generations
 def test_mask_path_gives_the_same_and_runs_only_what_it_needs(generation):
-    generator = build_networks(architecture(generation), ['genA2B'])['genA2B']
-    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    generator = build('genA2B', small(generation))
+    image = random_images(2)
     with torch.no_grad():
         whole = generator(image)
     ran = set()
@@ -153,35 +167,54 @@ def test_mask_path_gives_the_same_and_runs_only_what_it_needs(generation):
 
 
 def test_the_mask_confines_the_change():
-    generator = build_networks(architecture(), ['genA2B'])['genA2B']
-    image = torch.rand(1, 3, 32, 32) * 2 - 1
-    made = generator(image)
-    assert torch.allclose(made.fake, made.mask * made.content + (1 - made.mask) * image)
-    made = build_networks(architecture('second'), ['genA2B'])['genA2B'](image)
-    assert torch.allclose(made.composite, made.mask * made.fake + (1 - made.mask) * image)
+    image = random_images()
+    first = build('genA2B', small())(image)
+    assert torch.allclose(first.fake, first.mask * first.content + (1 - first.mask) * image)
+    second = build('genA2B', small('second'))(image)
+    assert torch.allclose(second.composite,
+                          second.mask * second.fake + (1 - second.mask) * image)
 
 
-def test_second_picture_of_the_first_generation():
+def test_conditioning_image_of_the_first_generation():
     """By default the image itself, without gradient; another one changes the result."""
     torch.manual_seed(0)
-    generator = build_networks(architecture(), ['genA2B'])['genA2B']
-    image = (torch.rand(1, 3, 32, 32) * 2 - 1).requires_grad_()
-    made = generator(image)
-    given = generator(image, image.detach())
-    assert torch.equal(made.fake, given.fake)
-    gradient, = torch.autograd.grad(made.mask.sum(), image)
-    expected, = torch.autograd.grad(given.mask.sum(), image)
+    generator = build('genA2B', small())
+    image = random_images().requires_grad_()
+    by_default, detached = generator(image), generator(image, image.detach())
+    assert torch.equal(by_default.fake, detached.fake)
+    gradient, = torch.autograd.grad(by_default.mask.sum(), image)
+    expected, = torch.autograd.grad(detached.mask.sum(), image)
     through_both, = torch.autograd.grad(generator(image, image).mask.sum(), image)
     assert torch.allclose(gradient, expected) and not torch.allclose(gradient, through_both)
-    assert not torch.allclose(generator(image, -image.detach()).mask, made.mask)
+    assert not torch.allclose(generator(image, -image.detach()).mask, by_default.mask)
 
 
-@pytest.mark.parametrize('generation', ['first', 'second'])
-def test_reconstruction_is_left_out_on_request(generation):
-    generator = build_networks(architecture(generation), ['genA2B'])['genA2B']
-    image = torch.rand(1, 3, 32, 32) * 2 - 1
+@both_generations
+def test_reconstruction_can_be_left_out(generation):
+    generator = build('genA2B', small(generation))
+    image = random_images()
     assert generator(image, recon_of=0).recon is None
     whole, part = generator(image), generator(image, recon_of=1)
     assert torch.allclose(part.recon, whole.recon[:1], atol=1e-6)
     assert torch.equal(part.fake, whole.fake)
     assert set(GENERATORS) == {'genA2B', 'genB2A'}
+
+
+def test_pooled_logits_are_between_mean_and_maximum():
+    logits = torch.tensor([[-1.0, 0, 2], [3, 3, 3]]).view(2, 1, 1, 3)
+    pooled = pool_logits(logits)
+    expected = (torch.exp(5 * logits[0]).mean().log() / 5).item()
+    assert pooled.tolist() == pytest.approx([expected, 3])
+    assert logits[0].mean() < pooled[0] < logits[0].max()
+
+
+@pytest.mark.parametrize('options', [{'stage': 0}, {'stage': 1}, {'stage': 1, 'light': False},
+                                     {'stage': 1, 'generation': 'second'}, {'stage': 2},
+                                     {'stage': 2, 'student_network': 'localizer'}], ids=str)
+def test_parameters_are_counted_without_building(options):
+    config = small(**options)
+    networks = build_networks(config)
+    assert tuple(networks) == NETWORKS_OF[config.method]
+    assert count_parameters(config) == {
+        name: sum(parameter.numel() for parameter in network.parameters())
+        for name, network in networks.items()}

@@ -1,0 +1,485 @@
+"""Every option of the program, declared once, and the presets its defaults come from.
+
+Precedence, lowest first: the option's own default, the presets, what a checkpoint was made with,
+the flags the user gave. docs/options.md is the table of all options, made from here.
+"""
+import math
+import sys
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils import UserError
+
+PROJECT = Path(__file__).resolve().parent
+
+PHASES = ('prepare', 'train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
+GENERATORS = ('genA2B', 'genB2A')
+DISCRIMINATORS = ('disGA', 'disLA', 'disGB', 'disLB')  # G global, L local; A disease, B normal
+NETWORKS = (*GENERATORS, *DISCRIMINATORS)
+# student: learns; ema: its moving average; target: the copy of ema that makes pseudo-labels
+STUDENT_NETWORKS = ('student', 'ema', 'target')
+# by method (see Config.method): the networks it trains, and the one of them that makes the masks
+NETWORKS_OF = {'localizer': ('localizer',), 'label_transfer': NETWORKS,
+               'label_transfer_refine': NETWORKS, 'student': STUDENT_NETWORKS}
+MASK_NETWORK = {'localizer': 'localizer', 'label_transfer': 'genA2B',
+                'label_transfer_refine': 'genA2B', 'student': 'ema'}
+PROFILES = ('generic', 'dermoscopy', 'brain_mri')
+PROFILE_OF = {'ISIC': 'dermoscopy', 'BraTS': 'brain_mri', 'LGG': 'brain_mri'}  # by data set name
+
+# ---------------------------------------------------------------------------- declaring an option
+
+
+def option(default: Any, text: str, group: str, *, choices: tuple = (), at_least: float = -math.inf,
+           at_most: float = math.inf, above: float = -math.inf, unit: str = '',
+           phases: tuple = PHASES, saved: bool = False, architecture: bool = False,
+           own_choice: str = '', synonyms: tuple = ()) -> Any:
+    """A field of Config that is also a flag.
+
+    `choices` or the bounds `at_least`, `at_most`, `above` limit its value; `phases` say where it
+    has an effect; `saved` options are kept in checkpoints, `architecture` ones also fix shapes of
+    networks; `own_choice` describes what an empty value stands for; `synonyms` are words that
+    people try for it.
+    """
+    return field(default=default, metadata={
+        'help': text, 'group': group, 'choices': choices, 'at_least': at_least, 'at_most': at_most,
+        'above': above, 'unit': unit, 'phases': phases, 'saved': saved or architecture,
+        'architecture': architecture, 'own_choice': own_choice, 'synonyms': synonyms})
+
+
+TRAIN = ('train',)
+NETWORK_PHASES = tuple(phase for phase in PHASES if phase != 'prepare')
+MASK_PHASES = ('train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
+SEGMENTING = ('train', 'val', 'test', 'predict')
+
+MAIN, PREPARE, PREDICT = 'main options', 'prepare', 'predict and export'
+NETS, TRAINING, LOSSES = 'networks', 'training', 'loss weights'
+ADVANCED = 'advanced: set by --profile, --recipe and --stage; seldom by hand'
+GROUPS = (MAIN, PREPARE, PREDICT, NETS, TRAINING, LOSSES, ADVANCED)
+
+shape = partial(option, group=NETS, phases=NETWORK_PHASES, architecture=True)
+training = partial(option, group=TRAINING, phases=TRAIN, saved=True)
+weight = partial(option, group=LOSSES, phases=TRAIN, saved=True, at_least=0)
+advanced = partial(option, group=ADVANCED, saved=True)
+
+
+class RefinementConfig(NamedTuple):
+    """How a segmentation is cleaned and its outline refined: see inference/refinement.py."""
+
+    keep_components: str = 'large'
+    edge_bias: float = 1.0
+    grabcut: bool = False
+    outline_margin: float = 0.0  # px of a 256 px image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything one run is told. Defaults are the published values of the first generation."""
+
+    # main options
+    phase: str = option('train', 'prepare: make a data set of what was downloaded; train; val: '
+                        'choose checkpoint and post-processing on labeled val images; test: masks '
+                        'and metrics of testA; predict: masks of any images or volumes; export: '
+                        'the network as ONNX; pseudo_mask: write the soft masks of stage 1', MAIN,
+                        choices=PHASES, synonyms=('mode', 'action', 'task'))
+    dataset: str = option('phantom', 'name of the data set, a folder in --data_root; "phantom" is '
+                          'built in', MAIN, saved=True, synonyms=('data', 'name', 'dataset_name'))
+    stage: int = option(1, '0: localizer; 1: label transfer; 2: student', MAIN, choices=(0, 1, 2),
+                        phases=NETWORK_PHASES, saved=True,
+                        own_choice='train: all in turn; else the stage trained last')
+    recipe: str = option('ours', 'ours: with a localizer, a student and refined outlines; '
+                         'published: the published procedure', MAIN, choices=('ours', 'published'),
+                         phases=NETWORK_PHASES, saved=True, synonyms=('scheme', 'method'))
+    profile: str = option('', 'what the images are; sets the advanced options', MAIN,
+                          choices=('', *PROFILES), saved=True, own_choice='by the data set\'s '
+                          'name: ISIC dermoscopy; BraTS and LGG brain_mri; others generic',
+                          synonyms=('preset', 'modality_profile'))
+    data_root: str = option(str(PROJECT / 'dataset'), 'folder that holds the data sets', MAIN,
+                            synonyms=('data_dir', 'root', 'datapath', 'data_path'))
+    result_dir: str = option('results', 'folder for everything that is written', MAIN,
+                             phases=NETWORK_PHASES, synonyms=('output_dir', 'save_dir', 'out_dir'))
+    checkpoint: tuple = option((), 'a checkpoint of ours or of the authors: what to use, or where '
+                               'training starts from; for val several of one folder', MAIN,
+                               phases=NETWORK_PHASES, own_choice='best.pt of the run, else its '
+                               'newest, else for stage 1 the newest in model/',
+                               synonyms=('weights', 'ckpt', 'model', 'pretrained'))
+    resume: bool = option(False, 'go on from the newest checkpoint of the run', MAIN, phases=TRAIN,
+                          synonyms=('continue',))
+    dry_run: bool = option(False, 'check data, memory, disk and permissions, print the plan, and '
+                           'stop', MAIN, phases=TRAIN, synonyms=('check',))
+    device: str = option('auto', 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps', MAIN,
+                         phases=NETWORK_PHASES, synonyms=('gpu', 'gpu_id', 'gpu_ids', 'cuda'))
+    seed: int = option(0, 'seed of initial weights, sampling and augmentation', MAIN, at_least=0,
+                       at_most=2 ** 63, phases=('prepare', 'train'), saved=True)
+
+    # prepare
+    source: tuple = option((), 'folders of what was downloaded; for "folders" disease images, '
+                           'normal images and perhaps labels', PREPARE, phases=('prepare',))
+    source_format: str = option('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
+                                'with ISIC_*_segmentation.png; folders: folders of images',
+                                PREPARE, phases=('prepare',),
+                                choices=('', 'brats', 'isic', 'folders'), synonyms=('format',))
+    modality: str = option('flair', 'brats: which volumes', PREPARE, phases=('prepare', 'predict'),
+                           choices=('flair', 't1', 't1ce', 't2'))
+    z_range: str = option('90-120', 'brats: axial slices, first-last, or all (those with enough '
+                          'head)', PREPARE, phases=('prepare',), synonyms=('slices',))
+    lesion_px: int = option(500, 'brats: least lesion of a disease slice', PREPARE, at_least=0,
+                            unit='px of the prepared image', phases=('prepare',))
+    split: tuple = option((), 'disease images of train, val and test: three counts or three '
+                          'fractions', PREPARE, phases=('prepare',),
+                          own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 0.15 0.15')
+    overwrite: bool = option(False, 'prepare: replace a data set that prepare made; predict: '
+                             'replace masks of the same names', PREPARE,
+                             phases=('prepare', 'predict'), synonyms=('force',))
+
+    # predict and export
+    input: str = option('', 'an image, a NIfTI volume, or a folder of them', PREDICT,
+                        phases=('predict',), synonyms=('input_dir', 'in', 'image', 'images'))
+    output: str = option('', 'a folder, or for one image or volume a file; export: the ONNX file',
+                         PREDICT, phases=('predict', 'export'),
+                         own_choice='export: <dataset>.onnx among the results',
+                         synonyms=('out', 'output_file', 'seg'))
+    presence_threshold: float = option(0.5, 'an image whose soft mask nowhere reaches this holds '
+                                       'no lesion', PREDICT, at_least=0, at_most=1,
+                                       phases=('predict',), synonyms=('presence', 'min_confidence'))
+    probability: bool = option(False, 'write soft masks too', PREDICT, phases=('predict',),
+                               synonyms=('soft', 'probabilities'))
+
+    # networks
+    generation: str = shape('first', 'which published network', choices=('first', 'second'))
+    light: bool = shape(True, 'γ and β from pooled features; False fixes the image size')
+    ch: int = shape(62, 'channels of the first convolution', at_least=1, at_most=4096,
+                    synonyms=('channels', 'ngf', 'base_ch'))
+    n_res: int = shape(4, 'residual and AdaILN blocks', at_least=1, at_most=256)
+    n_dis: int = shape(6, 'depth of the discriminators: n_dis + 1 layers global, n_dis − 1 local',
+                       at_least=4, at_most=12)
+    img_size: int | tuple = option(256, 'height and width of images in the network: a multiple of '
+                                   '4; to train label transfer at least 96 (n_dis 6), a U-Net '
+                                   'student 32', NETS, architecture=True, at_most=8192, unit='px',
+                                   synonyms=('image_size', 'size', 'resolution', 'imgsize'))
+    img_ch: int = shape(3, '3 color, 1 gray', choices=(3, 1))
+
+    # training
+    iteration: int = training(1500, 'iterations in all', at_least=1,
+                              synonyms=('iterations', 'iter', 'steps', 'epochs', 'epoch', 'n_iter'))
+    batch_size: int = option(2, 'images of each domain in an iteration; outside training, images '
+                             'at a time', TRAINING, phases=NETWORK_PHASES, saved=True, at_least=1,
+                             at_most=65536, synonyms=('batch', 'bs'))
+    lr: float = training(5e-5, 'learning rate of Adam', above=0,
+                         synonyms=('learning_rate', 'learning-rate', 'rate'))
+    weight_decay: float = training(2e-5, 'weight decay of Adam', at_least=0, synonyms=('wd',))
+    decay_flag: bool = training(True, 'let the learning rate fall to 0 as the stage\'s schedule '
+                                'says; published: linearly over the second half')
+    augment: bool = training(False, 'augment the training images', synonyms=('augmentation',))
+    print_freq: int = training(100, 'iterations between two image grids', at_least=1,
+                               synonyms=('log_freq', 'display_freq'))
+    save_freq: int = training(100, 'iterations between two checkpoints, each scored on val',
+                              at_least=1, synonyms=('checkpoint_freq',))
+    keep_checkpoints: int = training(2, 'newest checkpoints that stay; the best one stays too',
+                                     at_least=1, synonyms=('keep', 'max_keep'))
+    skip_bad: bool = option(False, 'go on without files that cannot be used, and list them',
+                            TRAINING, phases=('train', 'val'), saved=True)
+    teacher: str = option('', 'checkpoint whose masks teach: for stage 1 of stage 0, for stage 2 '
+                          'of stage 1 or 0', TRAINING, phases=NETWORK_PHASES,
+                          own_choice='the best of the stage before; for stage 2 the data set\'s '
+                          'folders syn_*, if there are any')
+
+    # loss weights
+    adv_weight: float = weight(1.0, 'adversarial, in the generators')
+    dis_weight: float = weight(15.0, 'the discriminators\' own loss')
+    cycle_weight: float = weight(10.0, 'cycle: A to B to A is A again')
+    identity_weight: float = weight(10.0, 'identity: an image of the target domain stays as it is')
+    cam_weight: float = weight(800.0, 'class attention')
+    recon_weight: float = weight(0.0, 'reconstruction')
+    localization_weight: float = weight(0.0, 'stage 1: masks of disease images against the '
+                                        'localization maps of stage 0; 0: no stage 0')
+    normal_mask_weight: float = weight(0.0, 'stage 1: empty masks on normal images')
+    localizer_normal_weight: float = weight(1.0, 'stage 0: no pixel of a normal image is diseased')
+    ce_weight: float = weight(1.0, 'stage 2: cross entropy on disease images')
+    dice_weight: float = weight(1.0, 'stage 2: Dice loss on disease images')
+    normal_weight: float = weight(1.0, 'stage 2: empty masks on normal images')
+
+    # advanced: pseudo-labels and outlines
+    postprocess: str = option('auto', 'from soft mask to segmentation; auto: what val chose, else '
+                              'refine, or otsu where --refine is False; none: soft masks only',
+                              ADVANCED, phases=SEGMENTING,
+                              choices=('auto', 'threshold', 'otsu', 'watershed', 'crf', 'clean',
+                                       'refine', 'none'), synonyms=('postprocessing', 'rule'))
+    keep_components: str = advanced('large', 'connected components that stay in a segmentation: '
+                                    'the most central one, those of at least 0.3 of the largest, '
+                                    'or all', choices=('central', 'large', 'all'),
+                                    phases=SEGMENTING, synonyms=('component', 'components'))
+    refine: bool = advanced(False, 'move outlines to where the colors of the image change, in '
+                            'pseudo-labels of stage 2 and as default post-processing',
+                            phases=SEGMENTING, synonyms=('fit', 'refinement'))
+    edge_bias: float = advanced(1.0, 'with --refine: a pixel is lesion while its color is less '
+                                'than this many times as far from the lesion\'s as from the '
+                                'surroundings\'; above 1 for generous outlines', at_least=0.1,
+                                at_most=10, phases=SEGMENTING, synonyms=('lean',))
+    grabcut: bool = advanced(False, 'with --refine: then GrabCut looks for the outline; for '
+                             'lesions of several shades', phases=SEGMENTING, synonyms=('cut',))
+    outline_margin: float = advanced(0.0, 'with --refine: then the outline is smoothed and drawn '
+                                     'this far outside, as labels drawn by hand; 0: not',
+                                     at_least=0, at_most=64, unit='px of a 256 px image',
+                                     phases=SEGMENTING, synonyms=('margin',))
+    clear_corners: bool = advanced(False, 'no lesion in the four corner triangles of legs 80/256 '
+                                   '(published for ISIC, second generation)', phases=SEGMENTING)
+    crf_t: float = option(0.0, 'background exponent t of the CRF, (1 − mask)^t; 0: what val chose, '
+                          'else 1', ADVANCED, at_least=0, phases=SEGMENTING)
+    tta: str = advanced('none', 'test-time augmentation: soft masks averaged over the image and '
+                        'its mirror image (mirror) or all four flips (flips)',
+                        choices=('none', 'mirror', 'flips'), phases=MASK_PHASES,
+                        synonyms=('flips', 'test_time_augmentation'))
+    # advanced: augmentation
+    rotate: float = advanced(15.0, 'stages 0 and 2: rotation by up to this angle', at_least=0,
+                             at_most=180, unit='degrees', phases=TRAIN,
+                             synonyms=('turn', 'rotation'))
+    contrast_jitter: bool = advanced(False, 'stages 0 and 2: random contrast about each image\'s '
+                                     'median color; for lesions that may be pale', phases=TRAIN,
+                                     synonyms=('fade',))
+    blur_jitter: bool = advanced(False, 'stage 0: random blur, where sharpness alone could '
+                                 'distinguish the two folders', phases=TRAIN, synonyms=('blur',))
+    # advanced: student
+    student_network: str = option('unet', 'stage 2: a new U-Net, or the localizer of stage 0 with '
+                                  'a larger field of view', ADVANCED, choices=('unet', 'localizer'),
+                                  phases=TRAIN, architecture=True, synonyms=('student',))
+    localizer_share: float = advanced(0.5, 'stage 2: share of the localization map in the soft '
+                                      'masks that teach; the rest is stage 1\'s', at_least=0,
+                                      at_most=1, phases=TRAIN)
+    normal_batch: int = advanced(2, 'stage 2: normal images in an iteration', at_least=0,
+                                 at_most=65536, phases=TRAIN)
+    warm_up: int = advanced(100, 'stage 2: iterations before pseudo-labels are updated',
+                            at_least=0, phases=TRAIN)
+    target_update_freq: int = advanced(50, 'stage 2: iterations between two updates of the target '
+                                       'network, which makes pseudo-labels; 0: never', at_least=0,
+                                       phases=TRAIN, synonyms=('renew_freq',))
+    ema_decay: float = advanced(0.98, 'stage 2: decay of the student\'s moving average',
+                                at_least=0, at_most=1, phases=TRAIN)
+    min_teacher_iou: float = advanced(0.3, 'stage 2: an updated pseudo-label counts where its '
+                                      'Jaccard index with the first one is at least this',
+                                      at_least=0, at_most=1, phases=TRAIN, synonyms=('guard',))
+    # advanced: machine and output
+    save_visuals: bool = option(True, 'write translations, overlays and report.html; False runs '
+                                'only the layers of the mask', ADVANCED, phases=('test',),
+                                synonyms=('pictures', 'visuals', 'save_images'))
+    amp: bool = advanced(False, 'compute in bfloat16 where that is safe', phases=NETWORK_PHASES,
+                         synonyms=('fp16', 'bf16', 'mixed_precision'))
+    compile: bool = option(False, 'torch.compile the networks first', ADVANCED,
+                           phases=NETWORK_PHASES)
+    num_workers: int = option(2, 'threads that read images ahead; 0: none', ADVANCED, at_least=0,
+                              at_most=256, phases=NETWORK_PHASES, synonyms=('workers', 'threads'))
+    cache_mb: int = option(2000, 'decoded training images that stay in memory', ADVANCED,
+                           at_least=0, unit='MB', phases=TRAIN)
+    benchmark_flag: bool = option(False, 'let cuDNN choose its fastest algorithms', ADVANCED,
+                                  phases=NETWORK_PHASES)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            check_value(one, getattr(self, one.name))
+        if self.dry_run and self.phase != 'train':
+            raise UserError(f'--dry_run True: of --phase train alone, not of {self.phase}')
+        if Path(self.dataset).name != self.dataset or self.dataset in ('', '.', '..'):
+            raise UserError(f'--dataset {self.dataset!r}: has to be the plain name of a folder '
+                            'in --data_root')
+        smallest = self.smallest_size
+        if min(self.size) < smallest or any(length % 4 for length in self.size):
+            reason = f' (with --n_dis {self.n_dis})' if 'transfer' in self.method else ''
+            raise UserError(f'--img_size {self.img_size}: has to be a multiple of 4 and at least '
+                            f'{smallest}{reason}')
+
+    @property
+    def method(self) -> str:
+        """What a run of this stage and recipe trains: a key of NETWORKS_OF."""
+        return method_of(self.recipe, self.stage)
+
+    @property
+    def takes_conditioning(self) -> bool:
+        """Whether the generators see the stage-1 mask as a second image (published stage 2)."""
+        return self.method == 'label_transfer_refine'
+
+    @property
+    def trained_by_localizer(self) -> bool:
+        """Whether this trains stage 1 with localization maps of stage 0 as teacher of the mask."""
+        return self.phase == 'train' and self.stage == 1 and self.localization_weight > 0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether soft masks of an earlier stage are needed."""
+        return self.stage == 2 or self.trained_by_localizer
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of images in the network, px."""
+        if isinstance(self.img_size, int):
+            return self.img_size, self.img_size
+        return tuple(self.img_size)
+
+    @property
+    def smallest_size(self) -> int:
+        """The least height and width, px. A U-Net halves four times; in training the global
+        discriminator's n_dis − 1 halvings have to leave 3 px for its two last convolutions."""
+        if self.method == 'student' and self.student_network == 'unet':
+            return 32
+        if self.method in ('localizer', 'student'):
+            return 16
+        return 3 * 2 ** (self.n_dis - 1) if self.phase == 'train' else 8
+
+    @property
+    def batch_counts(self) -> dict[str, int]:
+        """Images of each domain in an iteration, over all processes."""
+        normal = self.normal_batch if self.method == 'student' else self.batch_size
+        return {'A': self.batch_size, 'B': normal}
+
+    @property
+    def refinement(self) -> RefinementConfig:
+        return RefinementConfig(self.keep_components, self.edge_bias, self.grabcut,
+                                self.outline_margin)
+
+    @property
+    def default_rule(self) -> str:
+        """Post-processing where val has not chosen. Not one half: the soft mask of an unsure
+        network stays below it, but still separates well."""
+        return 'refine' if self.refine else 'otsu'
+
+    @property
+    def data_folder(self) -> Path:
+        return Path(self.data_root) / self.dataset
+
+    @property
+    def result_folder(self) -> Path:
+        return Path(self.result_dir) / self.dataset
+
+    @property
+    def run_folder(self) -> Path:
+        return self.result_folder / f'model{self.stage}'
+
+    def saved_values(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {name: getattr(self, name) for name in SAVED}
+
+
+OPTIONS = {one.name: one for one in fields(Config)}
+SAVED = tuple(name for name, one in OPTIONS.items() if one.metadata['saved'])
+ARCHITECTURE = tuple(name for name, one in OPTIONS.items() if one.metadata['architecture'])
+
+
+def check_value(one: Any, value: Any) -> None:
+    """Raises UserError where a value of an option is none of its choices or out of its bounds."""
+    rules = one.metadata
+    if rules['choices'] and value not in rules['choices']:
+        raise UserError(f'--{one.name} {value}: has to be one of '
+                        f'{", ".join(str(choice) for choice in rules["choices"] if choice != "")}')
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    for number in numbers if one.type in (int, float, int | tuple) else ():
+        if not abs(number) <= sys.float_info.max or number < rules['at_least']:
+            raise UserError(f'--{one.name} {value}: has to be a finite number'
+                            + (f' of at least {rules["at_least"]:g}'
+                               if math.isfinite(rules['at_least']) else ''))
+        if number <= rules['above']:
+            raise UserError(f'--{one.name} {value}: has to be above {rules["above"]:g}')
+        if number > rules['at_most']:
+            raise UserError(f'--{one.name} {value}: has to be at most {rules["at_most"]:g}')
+
+
+def method_of(recipe: str, stage: int) -> str:
+    """See Config.method."""
+    if stage == 2:
+        return 'student' if recipe == 'ours' else 'label_transfer_refine'
+    return ('localizer', 'label_transfer')[stage]
+
+
+# --------------------------------------------------------------------------------------- presets
+
+# Each row: where it holds, and the defaults it sets; later rows win. Sources: "published" is the
+# authors' code of that generation; "ours" was chosen on val, measured in docs/ablations.md.
+PRESETS = (
+    # published
+    ({'generation': 'second'},
+     {'ch': 54, 'iteration': 7000, 'batch_size': 1, 'lr': 1e-4, 'dis_weight': 1.0,
+      'cam_weight': 1000.0, 'recon_weight': 10.0, 'augment': True,
+      'print_freq': 500, 'save_freq': 500}),
+    ({'generation': 'second', 'profile': 'dermoscopy'},
+     {'cycle_weight': 5.0, 'identity_weight': 50.0, 'cam_weight': 1400.0, 'clear_corners': True}),
+    # ours: the built-in data set trains in minutes on two CPU cores
+    ({'generation': 'first', 'dataset': 'phantom'},
+     {'ch': 16, 'img_size': 128, 'iteration': 200, 'lr': 1e-4, 'print_freq': 50, 'save_freq': 50}),
+    # (without augmentation: crops out of size + 50 px cut away half of a 128 px image)
+    ({'generation': 'second', 'dataset': 'phantom'},
+     {'ch': 16, 'img_size': 128, 'iteration': 400, 'lr': 2e-4, 'augment': False,
+      'print_freq': 100, 'save_freq': 100}),
+    # ours
+    ({'recipe': 'ours'},
+     {'localization_weight': 5.0, 'normal_mask_weight': 5.0, 'refine': True, 'tta': 'mirror',
+      'lr': 1e-4}),
+    # dermoscopy: the lesion lies in the middle, images have no upright side, some lesions are pale
+    # or of several shades, and labels are smooth lines outside a lesion's pale rim
+    ({'recipe': 'ours', 'profile': 'dermoscopy'},
+     {'keep_components': 'central', 'rotate': 180.0, 'tta': 'flips', 'contrast_jitter': True,
+      'edge_bias': 2.0, 'grabcut': True, 'outline_margin': 2.0}),
+    # brain_mri: upright images, lesions anywhere: as generic
+    ({'recipe': 'ours', 'dataset': 'phantom'},
+     {'keep_components': 'central', 'rotate': 180.0, 'tta': 'flips'}),
+    ({'method': 'student'},
+     {'ch': 16, 'iteration': 600, 'batch_size': 6, 'lr': 1e-3, 'weight_decay': 1e-4,
+      'augment': True, 'print_freq': 100, 'save_freq': 100}),
+    # dermoscopy: stage 1 makes lesions too small there, and so do updated pseudo-labels
+    ({'method': 'student', 'profile': 'dermoscopy'},
+     {'localizer_share': 1.0, 'target_update_freq': 0, 'student_network': 'localizer',
+      'lr': 5e-4}),
+    ({'method': 'student', 'dataset': 'phantom'}, {'iteration': 200}),
+    ({'method': 'localizer'},
+     {'ch': 16, 'img_size': 128, 'iteration': 900, 'batch_size': 8, 'lr': 1e-3,
+      'weight_decay': 1e-3, 'augment': True, 'print_freq': 100, 'save_freq': 100}),
+    # dermoscopy: normal images that were enlarged from crops are less sharp
+    ({'method': 'localizer', 'profile': 'dermoscopy'}, {'blur_jitter': True}),
+    ({'method': 'localizer', 'dataset': 'phantom'}, {'iteration': 200}),
+)
+TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
+
+
+def preset(generation: str = 'first', recipe: str = 'ours', stage: int = 1, dataset: str = '',
+           profile: str = '', phase: str = 'train') -> dict[str, Any]:
+    """The defaults that PRESETS set in a situation."""
+    situation = {'generation': generation, 'recipe': recipe, 'dataset': dataset,
+                 'profile': profile or PROFILE_OF.get(dataset, 'generic'),
+                 'method': method_of(recipe, stage)}
+    values = {}
+    for condition, row in PRESETS:
+        if condition.items() <= situation.items():
+            values |= row
+    return values if phase == 'train' else values | {'batch_size': TEST_BATCH_SIZE}
+
+
+def resolve(flags: dict[str, Any], saved: dict[str, Any] | None = None, source: str = '',
+            inherited: dict[str, Any] | None = None) -> Config:
+    """The Config of the flags that the user gave and, where a checkpoint is read, of what that was
+    made with.
+
+    `saved` may hold any fields of Config. A flag that contradicts the networks in the file is an
+    error naming both values; `source` is the file's name for that message. `img_size` binds only
+    full networks. `inherited` are defaults that come from the teacher of stage 2.
+    """
+    saved = saved or {}
+    inherited = {name: value for name, value in (inherited or {}).items()
+                 if name not in ('stage', 'recipe', 'dataset', 'profile')}
+    chosen = inherited | saved | flags
+    stage, recipe = chosen.get('stage', 1), chosen.get('recipe', 'ours')
+    generation, dataset = chosen.get('generation', 'first'), chosen.get('dataset', 'phantom')
+    check_value(OPTIONS['stage'], stage)  # what follows looks up by it
+    bound = {*ARCHITECTURE, 'stage'} | ({'recipe'} if stage == 2 else set())
+    if saved.get('light', True):
+        bound.discard('img_size')
+    if 'stage' in saved and method_of(saved.get('recipe', 'ours'), saved['stage']) in (
+            'localizer', 'student'):  # no generator in its file
+        bound -= {'generation', 'light', 'n_res', 'n_dis'}
+    for name in sorted(bound & saved.keys() & flags.keys()):
+        if flags[name] != saved[name]:
+            raise UserError(f'--{name} {flags[name]} contradicts {source}, which was made with '
+                            f'{name} {saved[name]}; leave the flag out or choose another file')
+    if (recipe, stage, generation) == ('published', 2, 'second'):
+        raise UserError('--stage 2: the second generation has no published stage 2; use '
+                        '--generation first, or --recipe ours')
+    values = preset(generation, recipe, stage, dataset, chosen.get('profile', ''),
+                    flags.get('phase', 'train'))
+    return Config(**values | chosen)

@@ -1,0 +1,1 @@
+"""Network to soft mask to segmentation to metrics."""

@@ -1,0 +1,135 @@
+"""--phase export: the layers of the mask as an ONNX file that runs without this project."""
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from config import Config
+from inference.soft_masks import as_conditioning, average_over_flips
+from utils import UserError, atomic_write, make_folder
+
+MAX_DIFFERENCE = 1e-4  # of a soft mask in [0, 1] between onnxruntime and torch
+OPSET = 18
+TEST_SHAPES = ((1, 1, 1), (3, 1, 1), (2, 1.5, 0.75))  # batch, factors of height and width
+
+
+class Predictor(Protocol):
+    """What is used of a predict.Predictor."""
+
+    network: nn.Module
+    rule: str
+    stage1: 'Predictor | None'
+
+
+class MaskOnly(nn.Module):
+    """Images B×img_ch×H×W in [-1, 1] to soft masks B×1×H×W in [0, 1], averaged over flips as --tta
+    says. The published stage 2 also takes the stage-1 soft mask B×1×H×W in [-1, 1]."""
+
+    def __init__(self, network: nn.Module, config: Config) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()
+        if config.method == 'localizer':  # tracing needs the number of views as a plain value
+            any_orientation = bool(self.network.any_orientation)
+            del self.network.any_orientation
+            self.network.any_orientation = any_orientation
+        self.config = config
+
+    def forward(self, image: Tensor, conditioning: Tensor | None = None) -> Tensor:
+        inputs = [image]
+        if conditioning is not None:
+            inputs.append(as_conditioning(conditioning, self.config.img_ch))
+        mask = self.network.predict_mask(*inputs).mask
+        if self.config.tta != 'none':
+            mask = average_over_flips(self.network, inputs, mask, self.config.tta)
+        return mask
+
+
+def run(config: Config, predictor: Predictor) -> int:
+    """Write the predictor's network to --output, provided that onnxruntime computes the same masks
+    from the file as torch does; returns the exit code. Raises UserError, and OSError where the
+    masks differ; an earlier file then stays."""
+    target = Path(config.output or config.result_folder / f'{config.dataset}.onnx')
+    if target.suffix != '.onnx':
+        raise UserError(f'--output {target}: has to end in .onnx')
+    check_libraries()
+    make_folder(target.parent, '--output')
+    network = MaskOnly(predictor.network, config)
+    names = ['image', 'conditioning'] if predictor.stage1 else ['image']
+    # a full generator fixes the size
+    any_size = config.light or config.method in ('localizer', 'student')
+    with atomic_write(target) as temporary:
+        write(network, temporary, names, any_size)
+        difference = compare(network, temporary, names, any_size)
+        if not difference <= MAX_DIFFERENCE:
+            raise OSError(f'{target}: not written, since its masks differ from those of torch by '
+                          f'{difference:.1e}, more than {MAX_DIFFERENCE:g}')
+    size = '×'.join(map(str, config.size))
+    print(f'{target}: {target.stat().st_size / 1e6:.1f} MB, for images of {size} px'
+          + (' and any other multiples of 4' if any_size else '') + ', any number at a time; input '
+          f'{" and ".join(names)}, output mask; within {difference:.0e} of torch '
+          f'({MAX_DIFFERENCE:g} allowed)')
+    if predictor.rule != 'threshold':
+        print(f'its post-processing here is {predictor.rule}, which is not part of the file')
+    return 0
+
+
+def check_libraries() -> None:
+    """Raises UserError where this torch cannot write such files, or packages are missing."""
+    if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):
+        raise UserError('--phase export: needs torch 2.6 or newer, and this is '
+                        f'{torch.__version__}; pip install --upgrade torch torchvision')
+    for name in ('onnx', 'onnxscript', 'onnxruntime'):
+        try:
+            __import__(name)
+        except ImportError:
+            raise UserError(f'--phase export: the package {name} is missing; pip install {name}'
+                            ) from None
+
+
+def examples(config: Config, names: list[str], batch: int, height: int,
+             width: int) -> list[Tensor]:
+    """Noise in [-1, 1], B×channels×H×W, for each input."""
+    rng = np.random.default_rng(0)
+    channels = {'image': config.img_ch, 'conditioning': 1}
+    return [torch.from_numpy(rng.uniform(-1, 1, (batch, channels[name], height, width))
+                             .astype(np.float32)) for name in names]
+
+
+def write(network: MaskOnly, path: Path, names: list[str], any_size: bool) -> None:
+    """One ONNX file with these inputs, of any batch size and, if `any_size`, height and width."""
+    dynamic = dict.fromkeys((0, 2, 3) if any_size else (0,), torch.export.Dim.DYNAMIC)
+    inputs = examples(network.config, names, 2, *network.config.size)
+    for name in ('torch.onnx', 'onnxscript'):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # pages of progress
+        warnings.simplefilter('ignore')
+        torch.onnx.export(network, tuple(inputs), str(path), dynamo=True, input_names=names,
+                          output_names=['mask'], dynamic_shapes=tuple(dynamic for _ in names),
+                          opset_version=OPSET, external_data=False, verbose=False)
+
+
+def compare(network: MaskOnly, path: Path, names: list[str], any_size: bool) -> float:
+    """The largest difference of masks between onnxruntime and torch, over batch and image sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    largest = 0.0
+    for batch, *factors in TEST_SHAPES:
+        if not any_size and factors != [1, 1]:
+            continue
+        size = (max(32, round(length * factor / 4) * 4)
+                for length, factor in zip(network.config.size, factors, strict=True))
+        inputs = examples(network.config, names, batch, *size)
+        with torch.inference_mode():
+            expected = network(*inputs).numpy()
+        mask, = session.run(None, {name: values.numpy()
+                                   for name, values in zip(names, inputs, strict=True)})
+        largest = max(largest, float(np.abs(mask - expected).max()))
+    return largest

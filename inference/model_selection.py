@@ -1,0 +1,168 @@
+"""Choosing on val: which checkpoint, and how its soft masks become segmentations."""
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import checkpoint as checkpoints
+import dataset
+from config import Config
+from inference.metrics import METRICS, mean_metrics, segmentation_metrics
+from inference.postprocess import EXPONENTS, RULES, clear_corners, segment_by_all, worker_pool
+from networks import pool_logits
+from runtime import distributed
+from runtime.threads import cpu_count, prefetch
+from utils import UserError, atomic_write, progress_interval
+
+Candidate = tuple[int, str, float | None]  # number of the source, rule, exponent of the CRF
+
+
+def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint, Config]],
+          masks: list[list[np.ndarray]]) -> list[dict[str, Any]]:
+    """A row for each checkpoint, rule and exponent, best JA first: file, iteration, fingerprint,
+    rule, crf_t (None for all rules but crf) and the mean metrics.
+
+    `sources` are checkpoints with the Config that each runs with, of which postprocess and crf_t
+    narrow down what is tried; `masks` are the soft masks, H×W uint8, of each source and case.
+    """
+    rules = [rules_to_try(config) for _, config in sources]
+    refinement = sources[0][1].refinement
+
+    def metrics_of(index: int) -> dict[Candidate, dict[str, float]]:
+        case = cases[index]
+        image = np.asarray(dataset.read_image(case.image))
+        label = dataset.read_label(case.label)
+        by_source = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
+                                rules, refinement).result()
+        metrics = {}
+        for number, by_rule in enumerate(by_source):
+            clear = sources[number][1].clear_corners
+            for (rule, exponent), segmentation in by_rule.items():
+                metrics[number, rule, exponent] = segmentation_metrics(
+                    clear_corners(segmentation) if clear else segmentation, label)
+        return metrics
+
+    indices = distributed.shard(range(len(cases)))
+    rows_of: dict[Candidate, list[dict[str, float]]] = {}
+    with worker_pool() as pool:
+        for by_candidate in distributed.gather(list(tqdm(
+                prefetch(metrics_of, indices, cpu_count()), 'post-processing', len(indices),
+                unit=' images', mininterval=progress_interval()))):
+            for candidate, metrics in by_candidate.items():
+                rows_of.setdefault(candidate, []).append(metrics)
+    rows = [{'file': sources[number][0].path.name, 'iteration': sources[number][0].iteration,
+             'fingerprint': checkpoints.fingerprint(sources[number][0]),
+             'rule': rule, 'crf_t': exponent, **mean_metrics(of_cases)}
+            for (number, rule, exponent), of_cases in rows_of.items()]
+    return sorted(rows, key=lambda row: -row['JA'])
+
+
+class LabelFreeScore:
+    """The quality of segmentations, estimated without labels: inpaint what was segmented, and the
+    image should look normal to the localizer, while little of it was inpainted.
+
+    Score of an image = 100·((e − e') / (e − n) − a), with e the pooled logits of the localizer
+    (`networks.pool_logits`), e' those of the image with the segmentation inpainted from its
+    surroundings (Telea 2004), n the mean over normal images, and a the segmentation's share of the
+    image. The first term is clipped to [0, 1]. Source: ours.
+    """
+
+    def __init__(self, localizer: torch.nn.Module, size: tuple[int, int],
+                 device: torch.device) -> None:
+        """`size` is the height and width, px, that the localizer sees images at."""
+        self.localizer = localizer
+        self.size = size
+        self.device = device
+        self.normal = 0.0
+
+    def learn_normal(self, paths: list[Path]) -> None:
+        """Take n from these normal images."""
+        self.normal = float(np.mean([self.pooled_logit(self._read(path)) for path in paths]))
+
+    def _read(self, path: Path) -> np.ndarray:
+        return np.asarray(dataset.resize(dataset.read_image(path), self.size))
+
+    @torch.inference_mode()
+    def pooled_logit(self, image: np.ndarray) -> float:
+        """The localizer's pooled logit of disease for an image H×W×3 uint8 of its size."""
+        tensor = dataset.to_tensor(Image.fromarray(image))[None].to(self.device)
+        return float(pool_logits(self.localizer.logits_over_views(tensor)))
+
+    def __call__(self, path: Path, segmentation: np.ndarray) -> float:
+        """The score, percent, of a segmentation H×W bool of an image of any size."""
+        image = self._read(path)
+        lesion = cv2.resize(segmentation.astype(np.uint8), image.shape[1::-1],
+                            interpolation=cv2.INTER_NEAREST)
+        area = float(lesion.mean())
+        inpainted = cv2.inpaint(image, cv2.dilate(lesion, np.ones((3, 3), np.uint8)), 3,
+                                cv2.INPAINT_TELEA)
+        before, after = self.pooled_logit(image), self.pooled_logit(inpainted)
+        removed = (before - after) / max(before - self.normal, 1e-6)
+        return 100 * (min(max(removed, 0), 1) - area)
+
+
+def rules_to_try(config: Config) -> list[tuple[str, tuple[float, ...]]]:
+    """(rule, exponents of the CRF): all, or the one that the user named."""
+    rules = RULES if config.postprocess == 'auto' else (config.postprocess,)
+    return [(rule, (config.crf_t,) if config.crf_t else EXPONENTS) for rule in rules]
+
+
+def rule_text(row: dict[str, Any]) -> str:
+    """A rule and its exponent, to print."""
+    return row['rule'] + (f', t {row["crf_t"]:g}' if row['crf_t'] else '')
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows of `score`, to print."""
+    width = max(len(row['file']) for row in rows)
+    lines = ['checkpoint'.ljust(width) + '  iteration  post-processing'
+             + ''.join(f'{metric:>7}' for metric in METRICS) + '  percent']
+    for row in rows:
+        lines.append(f'{row["file"]:{width}}{row["iteration"]:11}  {rule_text(row):15}'
+                     + ''.join(f'{row[metric]:7.1f}' for metric in METRICS))
+    return '\n'.join(lines)
+
+
+def write(folder: Path, dataset_name: str, images: int, rows: list[dict[str, Any]]) -> None:
+    """val.json: the number of images, the best row and all rows, best first."""
+    content = {'dataset': dataset_name, 'images': images, 'best': rows[0], 'rows': rows}
+    with atomic_write(folder / 'val.json') as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + '\n')
+
+
+def chosen_rule(config: Config, choice: dict[str, Any]) -> tuple[str, float]:
+    """The rule of post-processing and the CRF's exponent: what the user said, else what val chose
+    for the checkpoint (`stored_choice`), else the default."""
+    rule = config.postprocess
+    if rule == 'auto':
+        rule = choice.get('rule', config.default_rule)
+    return rule, config.crf_t or choice.get('crf_t') or 1
+
+
+def stored_choice(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
+    """What val chose for the networks in this checkpoint, from val.json beside it: rule and crf_t;
+    {} if val never scored them. Raises UserError where that file cannot be read.
+
+    crf_t is the best exponent, also where another rule was better.
+    """
+    path = checkpoint.path.with_name('val.json')
+    if not path.is_file():
+        return {}
+    try:
+        rows = [row for row in json.loads(path.read_text())['rows']
+                if row['fingerprint'] == checkpoints.fingerprint(checkpoint)]
+        best = {row['rule']: row for row in reversed(rows)}
+        choice = {'rule': rows[0]['rule']} if rows else {}
+        if 'crf' in best:
+            choice['crf_t'] = float(best['crf']['crf_t'])
+        if rows and choice['rule'] not in RULES:
+            raise ValueError(choice['rule'])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: cannot be read as the choice of --phase val ({error!r}); run '
+                        '--phase val again, or remove it') from None
+    return choice

@@ -1,0 +1,221 @@
+"""From a soft mask to a segmentation: arrays in, arrays out.
+
+Soft masks are H×W uint8, 255 = lesion, as they are written to disk; images H×W×3 uint8;
+segmentations H×W bool. The published rules are made for images of 256 px: watershed and CRF work
+on at most that size, and their result is enlarged.
+"""
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from config import Config, RefinementConfig
+from inference import refinement as refining
+from inference.crf import DenseCRF
+from runtime.threads import cpu_count
+
+PUBLISHED_SIZE = 256  # px, the images that the sizes in these rules were made for
+EXPONENTS = tuple(range(1, 9))  # published: the CRF's background exponents that val chooses from
+NO_REFINEMENT = RefinementConfig()
+
+
+def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
+    """A soft mask H×W in [0, 1] as uint8, 255 = lesion; NaN is no lesion."""
+    return np.rint(np.nan_to_num(np.clip(soft_mask, 0, 1)) * 255).astype(np.uint8)
+
+
+def to_segmentation(mask: np.ndarray, rule: str, image: np.ndarray | None, exponent: float,
+                    config: Config, pool: ProcessPoolExecutor | None = None) -> np.ndarray:
+    """The segmentation H×W bool of a soft mask H×W uint8: one of RULES, then clear corners where
+    --clear_corners says so. This is what training, val, test and predict use.
+
+    `image` H×W×3 uint8 is needed by RULES_WITH_IMAGE; `exponent` is the CRF's; with a `pool`
+    (`worker_pool`) another process computes the rule.
+    """
+    arguments = mask, rule, image, exponent, config.refinement
+    segmentation = pool.submit(segment, *arguments).result() if pool else segment(*arguments)
+    return clear_corners(segmentation) if config.clear_corners else segmentation
+
+
+def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None, exponent: float = 1,
+            refinement: RefinementConfig = NO_REFINEMENT) -> np.ndarray:
+    """The segmentation H×W bool of a soft mask by one of RULES; raises ValueError for any other,
+    and where an image is missing.
+
+    `image` is needed by RULES_WITH_IMAGE; `exponent` is the CRF's; `refinement` belongs to clean
+    and refine. A mask of one gray level has no two classes, so otsu, watershed, clean and refine
+    find no lesion in it; threshold and crf follow its level (a full mask stays full, an empty one
+    empty).
+    """
+    if rule not in RULES:
+        raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
+    if image is None and RULES[rule].needs_image:
+        raise ValueError(f'{rule}: this rule needs the image')
+    return RULES[rule].segment(mask, image, exponent, refinement)
+
+
+def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
+                   rules_of: list[list[tuple[str, tuple]]],
+                   refinement: RefinementConfig = NO_REFINEMENT
+                   ) -> list[dict[tuple[str, float | None], np.ndarray]]:
+    """The segmentations of several soft masks of one image: of each mask {(rule, exponent): H×W
+    bool}, where the exponent is None for all rules but crf.
+
+    `rules_of` holds for each mask (rule, exponents of the CRF). One CRF serves all masks, since
+    it belongs to the image.
+    """
+    crf = None
+    segmentations = []
+    for mask, rules in zip(masks, rules_of, strict=True):
+        by_rule = {}
+        for rule, exponents in rules:
+            if rule == 'crf':
+                crf = crf or DenseCRF(shrink(image))
+                of_exponents = crf_segmentations(mask, image, exponents, crf)
+                by_rule |= {(rule, exponent): segmentation
+                            for exponent, segmentation in of_exponents.items()}
+            else:
+                by_rule[rule, None] = segment(mask, rule, image, refinement=refinement)
+        segmentations.append(by_rule)
+    return segmentations
+
+
+def worker_pool() -> ProcessPoolExecutor:
+    """A process for each core, for work that threads cannot share: the CRF's matrix products hold
+    Python's lock. Processes are spawned, since a fork of one that runs threads may hang."""
+    return ProcessPoolExecutor(cpu_count(), get_context('spawn'), cv2.setNumThreads, (1,))
+
+
+def pseudo_label(soft_mask: np.ndarray, image: np.ndarray | None, refinement: RefinementConfig,
+                 refine: bool) -> np.ndarray:
+    """The pseudo-label H×W bool of a soft mask H×W uint8: Otsu, cleaned, and with `refine` its
+    outline refined on the image H×W×3 uint8 (`refinement.refine`)."""
+    segmentation = refining.clean(otsu(soft_mask), refinement.keep_components)
+    return refining.refine(segmentation, image, refinement) if refine else segmentation
+
+
+# ----------------------------------------------------------------------------------------- rules
+
+
+def threshold(mask: np.ndarray) -> np.ndarray:
+    """Above one half is lesion."""
+    return mask > 127
+
+
+def otsu(mask: np.ndarray) -> np.ndarray:
+    """Above Otsu's threshold of the mask's gray values is lesion; nothing if it has one value."""
+    if mask.min() == mask.max():
+        return np.zeros(mask.shape, bool)
+    level, _ = cv2.threshold(mask, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return mask > level
+
+
+def watershed(mask: np.ndarray) -> np.ndarray:
+    """The published marker-controlled watershed on the mask.
+
+    Otsu; opening 3×3 twice; what three dilations 7×7 leave out is certainly background; where the
+    distance to the background is above 0.7 of its maximum is certainly lesion; of the basins that
+    grow from these markers all but the background are lesion. Nothing is lesion where the opening
+    leaves nothing, or an image is below 3 px. Where the dilation covers the image, there is no
+    background to grow, and everything is lesion.
+    """
+    small = shrink(mask)
+    opened = cv2.morphologyEx(otsu(small).astype(np.uint8), cv2.MORPH_OPEN,
+                              np.ones((3, 3), np.uint8), iterations=2)
+    if not opened.any() or min(small.shape) < 3:
+        return np.zeros(mask.shape, bool)
+    possible = cv2.dilate(opened, np.ones((7, 7), np.uint8), iterations=3)
+    distance = cv2.distanceTransform(opened, cv2.DIST_L2, 5)
+    certain = (distance > 0.7 * distance.max()).astype(np.uint8)
+    _, markers = cv2.connectedComponents(certain)
+    markers += 1  # 1 is the background, lesions count from 2
+    markers[(possible > 0) & (certain == 0)] = 0  # to be decided
+    basins = cv2.watershed(cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), markers)
+    # OpenCV draws the lines between basins as −1, and always one around the image
+    lesion = (basins > 1).astype(np.uint8)
+    lesion[[0, -1]], lesion[:, [0, -1]] = lesion[[1, -2]], lesion[:, [1, -2]]
+    return enlarge(lesion * 255, mask.shape) > 127
+
+
+def crf_segmentations(mask: np.ndarray, image: np.ndarray, exponents: Sequence[float] = EXPONENTS,
+                      crf: DenseCRF | None = None) -> dict[float, np.ndarray]:
+    """By background exponent: where the CRF's lesion probability is above one half, H×W bool.
+
+    `crf`, a DenseCRF of `shrink(image)`, spares building it again.
+    """
+    crf = crf or DenseCRF(shrink(image))
+    probabilities = crf.infer(shrink(mask) / 255, exponents)
+    return {exponent: enlarge(to_bytes(probability), mask.shape) > 127
+            for exponent, probability in zip(exponents, probabilities, strict=True)}
+
+
+def _shrunk_pseudo_label(mask: np.ndarray, image: np.ndarray | None,
+                         refinement: RefinementConfig, refine: bool) -> np.ndarray:
+    """The pseudo-label of mask and image, both of PUBLISHED_SIZE at most, enlarged again."""
+    label = pseudo_label(shrink(mask), shrink(image) if refine else None, refinement, refine)
+    return enlarge(label.astype(np.uint8) * 255, mask.shape) > 127
+
+
+class Rule(NamedTuple):
+    # (soft mask H×W uint8, image or None, exponent of the CRF, refinement) -> H×W bool
+    segment: Callable[[np.ndarray, np.ndarray | None, float, RefinementConfig], np.ndarray]
+    needs_image: bool = False
+
+
+# Every post-processing rule, as --postprocess names them.
+RULES = {
+    'threshold': Rule(lambda mask, image, exponent, refinement: threshold(mask)),
+    'otsu': Rule(lambda mask, image, exponent, refinement: otsu(mask)),
+    'watershed': Rule(lambda mask, image, exponent, refinement: watershed(mask)),
+    'crf': Rule(lambda mask, image, exponent, refinement:
+                crf_segmentations(mask, image, (exponent,))[exponent], needs_image=True),
+    'clean': Rule(lambda mask, image, exponent, refinement:
+                  _shrunk_pseudo_label(mask, image, refinement, refine=False)),
+    'refine': Rule(lambda mask, image, exponent, refinement:
+                   _shrunk_pseudo_label(mask, image, refinement, refine=True), needs_image=True),
+}
+RULES_WITH_IMAGE = tuple(name for name, rule in RULES.items() if rule.needs_image)
+
+
+# --------------------------------------------------------------------------------- further steps
+
+
+def clear_corners(segmentation: np.ndarray) -> np.ndarray:
+    """The segmentation without the four corner triangles, of legs 80/256 of height and width.
+
+    Published for the second generation on ISIC, whose images have dark corners.
+    """
+    height, width = segmentation.shape
+    leg = 80 / PUBLISHED_SIZE
+    rows = (np.arange(height)[:, None] + 0.5) / height
+    columns = (np.arange(width)[None] + 0.5) / width
+    in_corner = np.minimum(rows, 1 - rows) + np.minimum(columns, 1 - columns) < leg
+    return segmentation & ~in_corner
+
+
+def clear_background(soft_mask: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The soft mask H×W set to 0 where all channels of the image H×W×C are at its minimum.
+
+    Published for the second generation: black background holds no lesion.
+    """
+    return np.where((image == image.min()).all(axis=-1), 0, soft_mask)
+
+
+def shrink(image: np.ndarray) -> np.ndarray:
+    """A uint8 image H×W or H×W×3, bicubically reduced where a side is above PUBLISHED_SIZE."""
+    factor = PUBLISHED_SIZE / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def enlarge(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A uint8 image H×W resized bilinearly to `shape`, (height, width)."""
+    if image.shape == tuple(shape):
+        return image
+    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))

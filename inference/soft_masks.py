@@ -1,0 +1,173 @@
+"""Soft masks, heatmaps and translations of images from a trained network."""
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import checkpoint as checkpoints
+import dataset
+from config import ARCHITECTURE, MASK_NETWORK, TEST_BATCH_SIZE, Config, resolve
+from inference.postprocess import clear_background, to_bytes
+from networks import make_ready
+from reporting import visualize
+from runtime.threads import cpu_count, prefetch
+
+LEFT_RIGHT, UP_DOWN, BOTH = (3,), (2,), (2, 3)  # axes of B×C×H×W that are reversed
+FLIPS = {'none': (), 'mirror': (LEFT_RIGHT,), 'flips': (LEFT_RIGHT, UP_DOWN, BOTH)}  # by --tta
+CPU_FEATURE_BYTES = 2 ** 24  # ours: larger blocks are requested from the system for each layer
+
+Finished = TypeVar('Finished')
+
+
+class SoftMask(NamedTuple):
+    """The output of a network for one image, in the image's own size."""
+
+    path: Path
+    mask: np.ndarray  # H×W uint8, 255 = lesion
+    heatmap: np.ndarray | None  # H×W float, any range
+    translation: np.ndarray | None  # H×W×3 uint8
+
+
+class Output(NamedTuple):
+    """The output of a network for one image, in the network's size."""
+
+    mask: np.ndarray  # H×W float in [0, 1]
+    heatmap: np.ndarray | None  # 1×h×w float, any range
+    translation: np.ndarray | None  # C×H×W float in [-1, 1]
+
+
+def autocast(config: Config, device: torch.device) -> AbstractContextManager:
+    """bfloat16 where that is safe with --amp, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if config.amp else nullcontext()
+
+
+def as_conditioning(mask: Tensor, img_ch: int) -> Tensor:
+    """A stage-1 soft mask B×1×H×W in [-1, 1] as the conditioning image of a generator, with as many
+    channels as the image (published)."""
+    return mask.expand(-1, img_ch, -1, -1)
+
+
+def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor, tta: str) -> Tensor:
+    """Test-time augmentation: the mean of the soft masks B×1×H×W of the inputs and their flips.
+
+    `inputs` are the arguments of the network's predict_mask, `mask` is its mask of them as they
+    are, `tta` one of FLIPS.
+    """
+    masks = [mask.float()]
+    for axes in FLIPS[tta]:
+        flipped = [part.flip(axes) for part in inputs]
+        masks.append(network.predict_mask(*flipped).mask.float().flip(axes))
+    return torch.stack(masks).mean(0)
+
+
+def mask_network(checkpoint: checkpoints.Checkpoint, config: Config, device: torch.device,
+                 name: str = '') -> nn.Module:
+    """The network of a checkpoint that makes the masks of disease images (or the one of that name),
+    ready to run."""
+    name = name or MASK_NETWORK[config.method]
+    network = checkpoints.take_network(checkpoint, config, name)
+    return make_ready(nn.ModuleDict({name: network}), config, device).eval()[name]
+
+
+def soft_masks(network: nn.Module, paths: list[Path], config: Config, device: torch.device,
+               conditioning: dict[str, Path] | None = None, with_translations: bool = False,
+               finish: Callable[[SoftMask], Finished] = lambda soft: soft) -> Iterator[Finished]:
+    """finish(SoftMask) of each image, in order.
+
+    `conditioning` holds the files of the stage-1 soft masks by the images' stems, for generators
+    that take them. Translations only `with_translations`, and of generators alone. Reading, network
+    and finishing overlap: threads read ahead, and others resize and call `finish`.
+    """
+    def in_own_size(path_and_output: tuple[Path, Output]) -> Finished:
+        path, output = path_and_output
+        with Image.open(path) as image:
+            size = image.size
+        heatmap, translation = output.heatmap, output.translation
+        return finish(SoftMask(
+            path, to_bytes(resize_map(output.mask, size)),
+            None if heatmap is None else resize_map(heatmap[0], size),
+            None if translation is None else resize_image(visualize.from_array(translation), size)))
+
+    return prefetch(in_own_size, _outputs_of_files(network, paths, config, device, conditioning,
+                                                   with_translations), cpu_count())
+
+
+def _outputs_of_files(network: nn.Module, paths: list[Path], config: Config, device: torch.device,
+                      conditioning: dict[str, Path] | None,
+                      with_translations: bool) -> Iterator[tuple[Path, Output]]:
+    remaining = iter(paths)
+    for batch in dataset.image_batches(paths, config, images_at_a_time(config, device),
+                                       conditioning):
+        for output in outputs(network, batch, config, device, with_translations):
+            yield next(remaining), output
+
+
+@torch.inference_mode()
+def outputs(network: nn.Module, batch: dict[str, Tensor], config: Config, device: torch.device,
+            with_translations: bool = False) -> list[Output]:
+    """The network's output for each image of a batch as `dataset.image_batches` gives them; None
+    where there is no heatmap or translation."""
+    inputs = [batch['image'].to(device)]
+    if 'mask' in batch:
+        inputs.append(as_conditioning(batch['mask'], config.img_ch).to(device))
+    is_generator = config.method in ('label_transfer', 'label_transfer_refine')
+    translations = None
+    with autocast(config, device):
+        if with_translations and is_generator:
+            output = network(*inputs, recon_of=0)
+            translations = output.fake
+        else:
+            output = network.predict_mask(*inputs)
+        masks = output.mask
+        if config.tta != 'none':
+            masks = average_over_flips(network, inputs, masks, config.tta)
+    masks = to_array(masks[:, 0])
+    if config.generation == 'second' and is_generator:
+        masks = [clear_background(mask, image.transpose(1, 2, 0))
+                 for mask, image in zip(masks, to_array(batch['image']), strict=True)]
+    heatmaps, translations = ([None] * len(masks) if part is None else to_array(part)
+                              for part in (output.heatmap, translations))
+    return [Output(*parts) for parts in zip(masks, heatmaps, translations, strict=True)]
+
+
+def images_at_a_time(config: Config, device: torch.device) -> int:
+    """Images that go through the network together. On a CPU few enough for a feature map of the
+    first layer to stay within CPU_FEATURE_BYTES."""
+    batch_size = TEST_BATCH_SIZE if config.phase == 'train' else config.batch_size
+    if device.type != 'cpu':
+        return batch_size
+    height, width = config.size
+    return max(1, min(batch_size, CPU_FEATURE_BYTES // (4 * config.ch * height * width)))
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as a float32 array."""
+    return tensor.detach().float().cpu().numpy()
+
+
+def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A float array H×W resized bilinearly to (width, height)."""
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A uint8 image resized bicubically to (width, height)."""
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def config_of_network(checkpoint: checkpoints.Checkpoint, config: Config) -> Config:
+    """The Config that a network of an earlier stage runs with: its own shapes, and the data, device
+    and test-time augmentation of this run's `config`."""
+    saved = {name: value for name, value in checkpoint.config.items() if name in ARCHITECTURE}
+    stage = checkpoint.config.get('stage', 1)
+    flags: dict[str, Any] = {
+        'phase': 'pseudo_mask', 'stage': stage,
+        'tta': config.tta if stage > 0 else 'none',  # a localizer averages over its views itself
+        **{name: getattr(config, name)
+           for name in ('dataset', 'data_root', 'amp', 'compile', 'num_workers')}}
+    return resolve(flags, saved, str(checkpoint.path))

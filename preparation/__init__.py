@@ -1,0 +1,1 @@
+"""From downloads, or from nothing (phantom), to data sets."""

@@ -1,0 +1,245 @@
+"""Trees of NIfTI volumes with segmentations, as BraTS has them: axial slices as images."""
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from config import Config
+from preparation import nifti
+from preparation.writer import SPLITS, DatasetWriter, resize_image, resize_label
+from utils import UserError
+
+MIN_HEAD_SHARE = 0.2  # ours: of the square around the head; slices with less are not taken
+TIME_POINT = re.compile(r'(BraTS-\w+-\d+)-\d{3}', re.I)  # since BraTS 2023 a patient may come again
+
+
+class Scan(NamedTuple):
+    """A volume with its segmentation."""
+
+    patient: str
+    name: str
+    volume: Path
+    label: Path
+
+
+class Slices(NamedTuple):
+    """The usable slices of a scan."""
+
+    disease: list[int]  # with a lesion of at least --lesion_px
+    normal: list[int]  # without any lesion
+    largest_lesion: int = 0  # px of the prepared image
+
+
+Chosen = dict[tuple[Scan, str], list[tuple[int, str]]]  # (scan, split) → slices and their domains
+
+
+def from_brats(writer: DatasetWriter, sources: list[Path]) -> None:
+    """Axial slices of all scans. Patients, not slices, are shared out among train, val and test;
+    slices are taken evenly of a split's scans. Raises UserError."""
+    config = writer.config
+    slice_range(config.z_range, 0)  # a wrong value is an error before volumes are read
+    slices = find_slices(writer, find_scans(writer, sources))
+    patients = split_patients(writer, slices)
+    chosen = choose_slices(writer, slices, patients)
+    writer.details['patients'] = {
+        split: sorted({scan.patient for scan, split_of_scan in chosen if split_of_scan == split})
+        for split in SPLITS}
+
+    def cut(item: tuple[tuple[Scan, str], list[tuple[int, str]]]) -> list[tuple]:
+        (scan, split), chosen_slices = item
+        volume, lesion = read_scan(scan)
+        return [(split, domain, f'{nifti.stem(scan.volume)}_{z:03}',
+                 resize_image(Image.fromarray(volume.image(z)), config.size),
+                 slice_label(volume, lesion, z, config.size))
+                for z, domain in sorted(chosen_slices)]
+
+    for images in writer.process(cut, list(chosen.items()), 'cutting slices'):
+        for image in images or ():
+            writer.add(*image)
+
+
+# ----------------------------------------------------------------------------------------- scans
+
+
+def find_scans(writer: DatasetWriter, sources: list[Path]) -> list[Scan]:
+    """The volumes of --modality that have a segmentation, by name; those without one are noted in
+    `writer.left_out`. Raises UserError where there is no volume of the modality."""
+    scans = []
+    for volumes in group_volumes(writer, sources):
+        images, labels = volumes.get(writer.config.modality, {}), volumes.get('seg', {})
+        for case, path in images.items():
+            if path in writer.problems.reasons:
+                continue
+            label = labels.get(case)
+            if label is None and len(images) == len(labels) == 1:
+                label = next(iter(labels.values()))  # BraTS 2020 has one of another name
+            if label is None:
+                writer.left_out[path] = 'without a segmentation'
+                continue
+            repeated = TIME_POINT.fullmatch(case)
+            scans.append(Scan(repeated[1] if repeated else case, case, path, label))
+    return sorted(scans, key=lambda scan: scan.name)
+
+
+def group_volumes(writer: DatasetWriter, sources: list[Path]) -> list[dict[str, dict[str, Path]]]:
+    """For each folder that holds volumes: modality or 'seg' → case → file. Of two volumes with one
+    name the second goes to `writer.problems`."""
+    modality, counts = writer.config.modality, Counter()
+    folders: dict[Path, dict[str, dict[str, Path]]] = {}
+    first_of_name: dict[str, Path] = {}
+    paths = []
+    for source in sources:
+        volumes = nifti.find_volumes(source)
+        if len(sources) > 1 and not volumes:
+            raise UserError(f'--source {source}: holds no volumes ({", ".join(nifti.SUFFIXES)})')
+        paths += volumes
+    for path in paths:
+        case_and_kind = nifti.case_and_kind(path)
+        if not case_and_kind:
+            continue
+        case, kind = case_and_kind
+        counts[kind] += 1
+        folders.setdefault(path.parent, {}).setdefault(kind, {}).setdefault(case, path)
+        if kind == modality:
+            first = first_of_name.setdefault(nifti.stem(path), path)
+            if first is not path:
+                writer.problems.add(path, f'named as {first} is; remove one')
+    if not counts[modality]:
+        endings = ' or '.join(f'_{word}.nii.gz' for word in nifti.MODALITIES[modality])
+        others = f'; there are {", ".join(sorted(counts))}: choose one with --modality'
+        raise UserError(f'--source {" ".join(map(str, sources))}: holds no volume whose name ends '
+                        f'in {endings}{others if counts else ""}')
+    return [folders[folder] for folder in sorted(folders)]
+
+
+def read_scan(scan: Scan) -> tuple[nifti.Volume, np.ndarray]:
+    """The volume and its lesion, bool X×Y×Z; raises UserError where they do not fit."""
+    volume, label = nifti.read(scan.volume), nifti.read(scan.label)
+    if volume.source.shape != label.source.shape:
+        raise UserError(f'{scan.label}: {"×".join(map(str, label.source.shape))} voxels, but '
+                        f'{scan.volume.name} has {"×".join(map(str, volume.source.shape))}')
+    distance = np.abs(volume.source.affine - label.source.affine).max()
+    if not distance < 0.1 * min(volume.spacing):
+        raise UserError(f'{scan.label}: lies elsewhere in space than {scan.volume.name} (their '
+                        f'affines differ by up to {distance:.3g} mm)')
+    return volume, label.values > 0.5
+
+
+# ---------------------------------------------------------------------------------------- slices
+
+
+def find_slices(writer: DatasetWriter, scans: list[Scan]) -> dict[Scan, Slices]:
+    """The usable slices of all scans that can be read; raises UserError where none shows a lesion
+    of --lesion_px."""
+    config = writer.config
+    results = writer.process(lambda scan: usable_slices(scan, config), scans,
+                             'looking through volumes')
+    slices = {scan: result for scan, result in zip(scans, results, strict=True) if result}
+    if slices and not any(of_scan.disease for of_scan in slices.values()):
+        largest = max(of_scan.largest_lesion for of_scan in slices.values())
+        raise UserError(f'--lesion_px {config.lesion_px}: no slice of --z_range {config.z_range} '
+                        f'shows such a lesion; the largest has {largest} px (of an image of '
+                        f'--img_size {config.img_size}); lower it, or give another range')
+    return slices
+
+
+def usable_slices(scan: Scan, config: Config) -> Slices:
+    """The slices of a scan in --z_range that show enough head; raises UserError where it cannot be
+    read. A slice with a lesion below --lesion_px is neither disease nor normal."""
+    volume, lesion = read_scan(scan)
+    disease, normal, largest = [], [], 0
+    for z in slice_range(config.z_range, len(volume.slices)):
+        if volume.head_share(z) < MIN_HEAD_SHARE:
+            continue
+        if not lesion[..., z].any():
+            normal.append(z)
+            continue
+        area = int(slice_label(volume, lesion, z, config.size).sum())
+        largest = max(largest, area)
+        if area >= max(1, config.lesion_px):
+            disease.append(z)
+    return Slices(disease, normal, largest)
+
+
+def slice_range(text: str, count: int) -> range:
+    """--z_range of a volume of `count` slices; raises UserError."""
+    if text == 'all':
+        return range(count)
+    limits = re.fullmatch(r'(\d{1,6})-(\d{1,6})', text)
+    if not limits or int(limits[1]) > int(limits[2]):
+        raise UserError(f'--z_range {text}: first and last slice, counted from 0 at the bottom, as '
+                        '90-120; or all')
+    return range(min(int(limits[1]), count), min(int(limits[2]) + 1, count))
+
+
+def slice_label(volume: nifti.Volume, lesion: np.ndarray, z: int, size: tuple[int, int]
+                ) -> np.ndarray:
+    """The label of a slice's image, bool, of `size`; `lesion` is bool X×Y×Z."""
+    return resize_label(volume.to_image(lesion[..., z]), size)
+
+
+# ----------------------------------------------------------------------------------------- split
+
+
+def split_patients(writer: DatasetWriter, slices: dict[Scan, Slices]) -> dict[str, set[str]]:
+    """Split → patients.
+
+    Patients with the most slices come first; each goes to the split that has least of what it
+    needs, so that all get about their share of --split.
+    """
+    shares = dict(zip(SPLITS, writer.split.shares, strict=True))
+    if not writer.split.counted and sum(shares.values()) < 1 - 1e-9:
+        shares[None] = 1 - sum(shares.values())  # of no split
+    shares = {split: share for split, share in shares.items() if share}
+    weights = {}  # patient → numbers of disease and normal slices
+    for scan, of_scan in slices.items():
+        weight = weights.setdefault(scan.patient, np.zeros(2))
+        weight += len(of_scan.disease), len(of_scan.normal)
+    order = list(writer.rng.permutation(sorted(weights)))
+    order.sort(key=lambda patient: tuple(-weights[patient]))
+    patients = {split: set() for split in (*SPLITS, None)}
+    filled = {split: np.zeros(2) for split in shares}
+
+    def filled_share(split: str | None, kind: int) -> float:
+        return filled[split][kind] / shares[split]
+
+    for patient in order:
+        kind = 0 if weights[patient][0] else 1  # without a lesion it counts by its normal slices
+        least_filled = min(shares, key=lambda split, kind=kind: filled_share(split, kind))
+        patients[least_filled].add(str(patient))
+        filled[least_filled] += weights[patient]
+    return patients
+
+
+def choose_slices(writer: DatasetWriter, slices: dict[Scan, Slices], patients: dict[str, set[str]]
+                  ) -> Chosen:
+    """The slices of each split: as many disease slices as --split counts, or all, and at most as
+    many normal ones, none for val. Raises UserError where there are fewer than --split counts."""
+    chosen: Chosen = {}
+    available = {}
+    for split, share in zip(SPLITS, writer.split.shares, strict=True):
+        scans = [scan for scan in slices if scan.patient in patients[split]]
+        available[split] = sum(len(slices[scan].disease) for scan in scans)
+        count = min(available[split], share) if writer.split.counted else available[split]
+        disease = take_evenly({scan: slices[scan].disease for scan in scans}, count, writer.rng)
+        normal = take_evenly({scan: slices[scan].normal for scan in scans}, count, writer.rng)
+        for domain, taken in (('A', disease), ('B', normal if split != 'val' else ())):
+            for scan, z in taken:
+                chosen.setdefault((scan, split), []).append((z, domain))
+    writer.split.check(available, f'(slices with a lesion of {writer.config.lesion_px} px or more, '
+                                  'each patient in one split)')
+    return chosen
+
+
+def take_evenly(slices: dict[Scan, list[int]], count: int, rng: np.random.Generator
+                ) -> list[tuple[Scan, int]]:
+    """At most `count` slices: of each scan a random one, then of each another, and so on."""
+    ranked = []
+    for order, number in enumerate(rng.permutation(len(slices))):
+        scan = list(slices)[number]
+        ranked += [(rank, order, scan, int(z))
+                   for rank, z in enumerate(rng.permutation(slices[scan]))]
+    return [(scan, z) for _, _, scan, z in sorted(ranked)[:count]]

@@ -1,0 +1,131 @@
+"""Folders of images: disease, normal and perhaps labels, or a data set laid out as ours are."""
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import dataset
+from preparation.writer import (
+    SURPLUS,
+    DatasetWriter,
+    Split,
+    read_resized_pair,
+    resize_image,
+    shuffle,
+)
+from utils import UserError
+
+
+def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
+    """Two or three folders: disease images, normal images and perhaps labels of the former. Or one
+    folder, laid out as a data set is. Raises UserError."""
+    if len(sources) == 1:
+        copy_layout(writer, sources[0])
+        return
+    if len(sources) > 3:
+        raise UserError(f'--source: {len(sources)} folders, but folders are disease and normal '
+                        'images, and a third one labels')
+    labels = labels_by_name(sources[2]) if len(sources) == 3 else {}
+    disease, normal = (images_by_name(source, sources[2:]) for source in sources[:2])
+    for name in sorted(set(labels) - set(disease)):
+        writer.problems.add(labels.pop(name),
+                            f'label without an image: {sources[0]} has no {name}')
+    add_disease(writer, disease, labels)
+    add_normal(writer, normal)
+
+
+def add_disease(writer: DatasetWriter, images: dict[str, Path], labels: dict[str, Path]) -> None:
+    """Share out the disease images among train, val and test, at random."""
+
+    def read(name: str) -> tuple[Image.Image, np.ndarray | None]:
+        return read_resized_pair(images[name], labels.get(name), writer.config.size)
+
+    names, filler = shuffle(writer, list(images), labels)
+    for name, pair in zip(names, writer.process(read, names, 'disease'), strict=True):
+        if not pair:
+            continue
+        split = filler.next_split(pair[1] is not None)
+        if split is None:
+            writer.left_out[images[name]] = SURPLUS
+        else:
+            writer.add(split, 'A', name, *pair)
+    filler.check(writer)
+
+
+def add_normal(writer: DatasetWriter, images: dict[str, Path]) -> None:
+    """Share out the normal images at random, in the proportion of the disease images of train and
+    test."""
+
+    def read(name: str) -> Image.Image:
+        return resize_image(dataset.read_image(images[name]), writer.config.size)
+
+    names = [str(name) for name in writer.rng.permutation(sorted(images))]
+    n_train, n_test = writer.counts['trainA'], writer.counts['testA']
+    for_test = set(names[:round(len(names) * n_test / (n_test + n_train))])
+    for name, image in zip(names, writer.process(read, names, 'normal'), strict=True):
+        if image:
+            writer.add('test' if name in for_test else 'train', 'B', name, image)
+
+
+def copy_layout(writer: DatasetWriter, source: Path) -> None:
+    """A data set in our own layout: every image keeps its place. Raises UserError."""
+    if not any((source / name).is_dir() for name in ('trainA', 'testA')):
+        raise UserError(f'--source {source}: one folder is a data set laid out as ours are, but it '
+                        'holds neither trainA nor testA; or give two: disease and normal images')
+    if writer.config.split:
+        raise UserError(f'--split: {source} is split already, and stays so; leave --split out')
+    items = []  # split, domain, case
+    for name in ('trainA', 'trainB', 'testB'):
+        if (source / name).is_dir():
+            items += [(name[:-1], name[-1], dataset.Case(path.stem, path))
+                      for path in dataset.list_images(source / name, writer.problems)]
+    for split, name in (('test', 'testA'), ('val', 'val')):
+        if (source / name).is_dir():
+            items += [(split, 'A', case)
+                      for case in dataset.find_cases(source, split, writer.problems)]
+    items = [item for item in items if item[2].image not in writer.problems.reasons]
+
+    def read(item: tuple[str, str, dataset.Case]) -> tuple[Image.Image, np.ndarray | None]:
+        return read_resized_pair(item[2].image, item[2].label, writer.config.size)
+
+    pairs = writer.process(read, items, 'images')
+    for (split, domain, case), pair in zip(items, pairs, strict=True):
+        if pair:
+            writer.add(split, domain, case.name, *pair)
+    counts = writer.counts
+    writer.split = Split((counts['trainA'], counts['val/images'], counts['testA']), True)
+
+
+def labels_by_name(folder: Path) -> dict[str, Path]:
+    """Labels below a folder by the name of their image, with or without `_segmentation` at their
+    end; raises UserError where there are none."""
+    labels = {}
+    ending = dataset.LABEL_ENDING
+    for name, path in images_by_name(folder).items():
+        has_ending = name[-len(ending):].lower() == ending
+        labels[name[:-len(ending)] if has_ending else name] = path
+    return labels
+
+
+def images_by_name(folder: Path, excluded: Sequence[Path] = ()) -> dict[str, Path]:
+    """Images below a folder by name, without those in `excluded` folders.
+
+    A name is the path below `folder` with _ for /, without its ending, in Unicode's composed form
+    (NFC): macOS writes ä as two characters. Raises UserError where there is no image, or where two
+    have the same name.
+    """
+    images = {}
+    for path in dataset.find_images(folder):
+        if any(other.resolve() in path.resolve().parents for other in excluded):
+            continue
+        parts = path.relative_to(folder).with_suffix('').parts
+        name = unicodedata.normalize('NFC', '_'.join(parts))
+        if name in images:
+            raise UserError(f'{path}: would be named as {images[name]} is; rename one')
+        images[name] = path
+    if not images:
+        raise UserError(f'--source {folder}: holds no images '
+                        f'({", ".join(sorted(dataset.IMAGE_SUFFIXES))})')
+    return images

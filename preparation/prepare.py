@@ -1,0 +1,105 @@
+"""--phase prepare: from downloads to a data set folder (trainA, trainB, testA, …).
+
+Three source formats: `brats` (trees of NIfTI volumes with segmentations), `isic` (dermoscopy images
+with or without segmentations) and `folders` (any folders of images). Labels are prepared for val
+and test only. The folder appears when it is complete; prepare.json in it lists sources and files.
+"""
+import json
+from pathlib import Path
+
+from config import Config
+from preparation.brats import from_brats
+from preparation.folders import from_folders
+from preparation.isic import from_isic
+from preparation.writer import DEFAULT_SPLIT, DatasetWriter, list_files
+from utils import UserError, make_folder, new_staging_folder, remove_staging, replace_folder
+
+FORMATS = {'brats': from_brats, 'isic': from_isic, 'folders': from_folders}
+ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z')
+
+
+def run(config: Config) -> int:
+    """Prepare `config.data_folder` from `config.source`.
+
+    Returns the exit code, 1 where broken files had to be left out. Raises UserError where sources
+    or options cannot be used, or where the folder holds something that must stay.
+    """
+    sources = check_sources(config)
+    folder = config.data_folder
+    remove_staging(folder)
+    check_target(config)
+    make_folder(folder.parent, '--data_root')
+    try:
+        writer = DatasetWriter(new_staging_folder(folder), config)
+        FORMATS[config.source_format](writer, sources)
+        writer.finish(sources)
+        replace_folder(folder)
+    finally:
+        remove_staging(folder)
+    print(writer.summary())
+    return writer.problems.report()
+
+
+def check_sources(config: Config) -> list[Path]:
+    """The folders to read; raises UserError where these, or the name of the data set, cannot be."""
+    if config.source_format not in FORMATS:
+        raise UserError('--source_format: --phase prepare needs to know what --source holds: '
+                        f'{", ".join(DEFAULT_SPLIT)}')
+    if not config.source:
+        raise UserError('--source: --phase prepare needs the folder that holds what was downloaded')
+    if config.dataset == 'phantom':
+        raise UserError('--dataset: --phase prepare needs a name for the new data set, other than '
+                        'phantom, which is built in')
+    if config.dataset.startswith('.'):
+        raise UserError(f'--dataset {config.dataset}: a hidden folder; choose a name without the '
+                        'dot; --data_root says where it goes')
+    sources = [Path(source) for source in config.source]
+    for source in sources:
+        check_source(source, config.data_folder)
+    for number, source in enumerate(sources):
+        if source.resolve() in [earlier.resolve() for earlier in sources[:number]]:
+            raise UserError(f'--source {source}: given twice')
+    return sources
+
+
+def check_source(source: Path, target: Path) -> None:
+    """Raises UserError where a source is no folder, or overlaps the data set's folder."""
+    if not source.is_dir():
+        if not source.is_file():
+            reason = 'no such folder'
+        elif source.name.lower().endswith(ARCHIVES):
+            reason = 'an archive; unpack it, and give the folder'
+        else:
+            reason = 'a file; give the folder that holds it'
+        raise UserError(f'--source {source}: {reason}')
+    inner, outer = source.resolve(), target.resolve()
+    if inner == outer or inner in outer.parents or outer in inner.parents:
+        raise UserError(f'--source {source} and the new {target} would lie in one another; choose '
+                        'another place with --data_root')
+
+
+def check_target(config: Config) -> None:
+    """Raises UserError where the data set's folder holds something that must stay.
+
+    With --overwrite a data set is replaced if --phase prepare wrote all of its files.
+    """
+    folder, advice = config.data_folder, 'choose another --dataset or --data_root'
+    if folder.is_symlink() or folder.exists() and not folder.is_dir():
+        raise UserError(f'{folder}: exists already, and is no folder; {advice}')
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / 'prepare.json').is_file():
+        raise UserError(f'{folder}: exists already, and was not made by --phase prepare, so it '
+                        f'stays; {advice}')
+    if not config.overwrite:
+        raise UserError(f'{folder}: exists already; --overwrite True replaces it, or {advice}')
+    try:
+        prepared = json.loads((folder / 'prepare.json').read_text('utf-8'))['files']
+        foreign = sorted(set(list_files(folder)) - set(prepared))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f'{folder}/prepare.json: damaged, so nothing says which files are its own, '
+                        f'and the folder stays; {advice}') from None
+    if foreign:
+        raise UserError(f'{folder}: holds {len(foreign)} file{"s" * (len(foreign) > 1)} that '
+                        f'--phase prepare did not write, as {foreign[0]}; move them away, or '
+                        f'{advice}')

@@ -1,0 +1,263 @@
+"""The data set that --phase prepare writes: its files, its split, prepare.json and the summary."""
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import dataset
+from config import OPTIONS, PROFILE_OF, Config
+from runtime.threads import cpu_count, prefetch
+from utils import UserError, progress_interval
+
+SPLITS = ('train', 'val', 'test')
+DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
+                 'folders': (0.7, 0.15, 0.15)}  # ours
+FOLDERS = ('trainA', 'trainB', 'testA', 'testB', 'val/images', 'val/labels', 'test/labels')
+SURPLUS = 'not needed for --split'
+
+
+class DatasetWriter:
+    """Writes a data set into `folder`, which has to be empty, and keeps account of it.
+
+    Attributes: `split`, what --split says; `rng`, a function of --seed; `counts`, files by
+    subfolder; `problems`, source files that are broken; `left_out`, source files that are sound
+    but not used, with the reason; `details`, what else prepare.json holds, by source format.
+    """
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder, self.config = folder, config
+        self.split = Split.from_config(config)
+        self.rng = np.random.default_rng(config.seed % 2 ** 32)
+        self.counts: Counter[str] = Counter()
+        self.problems = dataset.Problems()
+        self.left_out: dict[Path, str] = {}
+        self.details: dict[str, Any] = {}
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True)
+
+    def add(self, split: str, domain: str, name: str, image: Image.Image,
+            label: np.ndarray | None = None) -> None:
+        """Write an image of the network's size as PNG, and for val and test its label.
+
+        `split` is train, val or test; `domain` A (disease) or B (normal); `label` bool H×W.
+        Raises UserError where there is an image of that name.
+        """
+        self._write('val/images' if split == 'val' else f'{split}{domain}', name, image)
+        if label is not None and domain == 'A' and split != 'train':
+            self._write(f'{split}/labels', f'{name}{dataset.LABEL_ENDING}',
+                        Image.fromarray(label.astype(np.uint8) * 255))
+
+    def _write(self, subfolder: str, name: str, image: Image.Image) -> None:
+        path = self.folder / subfolder / f'{name}.png'
+        if path.exists():
+            raise UserError(f'two images would be named {subfolder}/{path.name}; rename one of '
+                            'them')
+        image.save(path)
+        self.counts[subfolder] += 1
+
+    def process(self, function: Callable, items: list, description: str) -> Iterator:
+        """function(item) of each item in order, computed by threads, with a progress bar.
+
+        Where the function raises UserError, whose message begins with the file's path, the file
+        becomes one of `problems` and the result is None.
+        """
+
+        def result_or_error(item: Any) -> Any:
+            try:
+                return function(item)
+            except UserError as error:
+                return error
+
+        results = tqdm(prefetch(result_or_error, items, cpu_count()), description, len(items),
+                       unit=' files', mininterval=progress_interval())
+        for result in results:
+            if isinstance(result, UserError):
+                path, _, reason = str(result).partition(': ')
+                self.problems.add(Path(path), reason)
+                result = None
+            yield result
+
+    def finish(self, sources: list[Path]) -> None:
+        """Write prepare.json and remove empty subfolders; raises UserError where there is no
+        disease image."""
+        if not self.counts['trainA'] + self.counts['testA']:
+            listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
+            raise UserError(f'{", ".join(map(str, sources))}: no image of it could be used; '
+                            f'{self._reasons()}{listing}')
+        for name in FOLDERS:  # an empty folder would count as a mistake when it is read
+            if not self.counts[name]:
+                (self.folder / name).rmdir()
+        for name in ('val', 'test'):
+            if not any((self.folder / name).iterdir()):
+                (self.folder / name).rmdir()
+        config = self.config
+        settings = {'seed': config.seed, 'img_size': list(config.size),
+                    'split': list(self.split.shares)}
+        if config.source_format == 'brats':
+            settings |= {'modality': config.modality, 'z_range': config.z_range,
+                         'lesion_px': config.lesion_px}
+        content = {'source_format': config.source_format,
+                   'sources': [str(source) for source in sources],
+                   'settings': settings,
+                   'counts': {name: self.counts[name] for name in FOLDERS},
+                   **self.details,
+                   'left_out': {str(path): reason for path, reason in
+                                (self.left_out | self.problems.reasons).items()},
+                   'files': list_files(self.folder)}
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (self.folder / 'prepare.json').write_text(f'{text}\n', encoding='utf-8')
+
+    def summary(self) -> str:
+        """Counts, what was left out, and the command that trains on the data set."""
+        config = self.config
+        counts = ', '.join(f'{self.counts[name]} {name}' for name in FOLDERS if self.counts[name])
+        flags = f' --dataset {config.dataset}'
+        if config.source_format == 'isic' and PROFILE_OF.get(config.dataset) != 'dermoscopy':
+            flags += ' --profile dermoscopy'
+        if Path(config.data_root) != Path(OPTIONS['data_root'].default):
+            flags += f' --data_root {config.data_root}'
+        left_out = f'{self._reasons()} (listed in prepare.json)\n' if self.left_out else ''
+        return (f'{config.data_folder}: {counts}\n{left_out}'
+                f'next: python main.py --phase train{flags}')
+
+    def _reasons(self) -> str:
+        reasons = Counter(reason for reasons in self.left_out.values()
+                          for reason in reasons.split(', '))
+        return 'left out: ' + (', '.join(f'{count} {reason}'
+                                         for reason, count in reasons.most_common()) or 'no file')
+
+
+def list_files(folder: Path) -> list[str]:
+    """All files of a data set except prepare.json, as paths relative to it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*')
+                  if not path.is_dir() and path != folder / 'prepare.json')
+
+
+# ----------------------------------------------------------------------------- images and labels
+
+
+def read_pair(image_path: Path, label_path: Path | None
+              ) -> tuple[Image.Image, np.ndarray | None]:
+    """An image (RGB) and its label, bool H×W; raises UserError where they are not of one size."""
+    image = dataset.read_image(image_path)
+    if label_path is None:
+        return image, None
+    label = dataset.read_label(label_path)
+    if label.shape != image.size[::-1]:
+        raise UserError(f'{label_path}: {label.shape[1]}×{label.shape[0]} px, but '
+                        f'{image_path.name} is {image.width}×{image.height} px')
+    return image, label
+
+
+def read_resized_pair(image_path: Path, label_path: Path | None, size: tuple[int, int]
+                      ) -> tuple[Image.Image, np.ndarray | None]:
+    """As `read_pair`, at `size`, (height, width)."""
+    image, label = read_pair(image_path, label_path)
+    return resize_image(image, size), None if label is None else resize_label(label, size)
+
+
+def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """At (height, width), bicubic; an image of that size keeps its pixels."""
+    return image if image.size == size[::-1] else dataset.resize(image, size)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label, bool H×W, at (height, width): bilinear, then cut at one half."""
+    if label.shape == size:
+        return label
+    gray = Image.fromarray(label.astype(np.uint8) * 255)
+    return np.asarray(gray.resize(size[::-1], Image.Resampling.BILINEAR)) > 127
+
+
+# ----------------------------------------------------------------------------------------- split
+
+
+class Split(NamedTuple):
+    """How many disease images go to train, val and test."""
+
+    shares: tuple  # three counts, or three fractions
+    counted: bool  # whether they are counts
+
+    @classmethod
+    def from_config(cls, config: Config) -> 'Split':
+        """What --split says; raises UserError where that is neither counts nor fractions."""
+        values = config.split or DEFAULT_SPLIT[config.source_format]
+        error = UserError(f'--split {" ".join(map(str, values))}: three counts of train, val and '
+                          'test, as 200 31 31, or three fractions of at most 1 together, as 0.7 '
+                          '0.15 0.15')
+        try:
+            shares = tuple(float(value) for value in values)
+        except ValueError:
+            raise error from None
+        if len(shares) != 3 or not all(0 <= share < 1e9 for share in shares) or not sum(shares):
+            raise error
+        if sum(shares) <= 1 + 1e-9:
+            return cls(shares, False)
+        if any(share % 1 for share in shares):
+            raise error
+        return cls(tuple(int(share) for share in shares), True)
+
+    def sizes(self, total: int) -> dict[str, int]:
+        """Images of each split, of `total`."""
+        if self.counted:
+            return dict(zip(SPLITS, self.shares, strict=True))
+        ends = [round(sum(self.shares[:count]) * total) for count in range(4)]
+        return {name: end - start
+                for name, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True)}
+
+    def check(self, available: dict[str, int], description: str) -> None:
+        """Raises UserError where fewer images are available for a split than --split counts."""
+        needed = dict(zip(SPLITS, self.shares, strict=True))
+        if self.counted and any(available[name] < needed[name] for name in SPLITS):
+            counts = ', '.join(f'{available[name]} for {name}' for name in SPLITS)
+            raise UserError(
+                f'--split {" ".join(map(str, self.shares))}: there are only {counts} '
+                f'{description}; ask for fewer, or give fractions, as 0.7 0.15 0.15')
+
+
+class SplitFiller:
+    """Assigns images to splits, one after the other.
+
+    Test and val are filled first, and take labeled images alone; train takes what comes then.
+    Where no image has a label, test takes images all the same, and val none.
+    """
+
+    def __init__(self, split: Split, total: int, labeled: int) -> None:
+        self.split, self.labeled = split, labeled
+        self.sizes = split.sizes(total)
+        if not labeled:
+            if not split.counted:
+                self.sizes['train'] += self.sizes['val']
+            self.sizes['val'] = 0
+        self.filled: Counter[str] = Counter()
+
+    def next_split(self, has_label: bool) -> str | None:
+        """The split that the next image goes to; None when all are full."""
+        for name in ('test', 'val', 'train'):
+            if self.filled[name] < self.sizes[name] and (has_label or name == 'train'
+                                                         or not self.labeled):
+                self.filled[name] += 1
+                return name
+        return None
+
+    def check(self, writer: DatasetWriter) -> None:
+        """Raises UserError where there were fewer images than --split counts."""
+        if not self.labeled and self.split.shares[1]:
+            print('no image has a label, so val, which chooses by labels, stays empty')
+            self.filled['val'] = self.split.shares[1]
+        unused = len(writer.left_out) + len(writer.problems.reasons)
+        self.split.check(self.filled,
+                         f'(val and test take labeled images; {unused} left out)')
+
+
+def shuffle(writer: DatasetWriter, names: list[str], labels: dict[str, Path]
+            ) -> tuple[list[str], SplitFiller]:
+    """Names in random order, those with a label first, and what assigns them to splits."""
+    names = [str(name) for name in writer.rng.permutation(sorted(names))]
+    names.sort(key=lambda name: name not in labels)
+    return names, SplitFiller(writer.split, len(names), len(labels))

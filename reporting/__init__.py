@@ -1,0 +1,1 @@
+"""What a person looks at: training logs, curves, tables, images and reports."""

@@ -1,0 +1,112 @@
+"""curves.png: the losses of a run and its metrics on val, drawn from the tables it wrote.
+
+    python -m reporting.curves LOG_FOLDER        # for example results/<name>/log1
+
+draws them anew, also while the run goes on.
+"""
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.ndimage import median_filter
+
+from utils import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = 4  # panels side by side
+PANEL_SIZE = 3.3, 2.4  # inches
+SMOOTHED_SHARE = 30  # the running median spans 1/30 of a run's rows
+VAL_METRICS = ('JA', 'DI', 'SE')
+LINE_COLOR, FAINT_COLOR = '#1b5e9b', '#b8c9d9'
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a table of numbers by name; {} for a file that is missing or holds no row."""
+    if not path.is_file():
+        return {}
+    with open(path, newline='') as file:
+        rows = [row for row in csv.reader(file) if row]
+    names, numbers = rows[0] if rows else [], []
+    for row in rows[1:]:
+        if len(row) != len(names):  # still being written
+            continue
+        try:
+            numbers.append([float(value) for value in row])
+        except ValueError:
+            continue
+    return dict(zip(names, np.array(numbers).T, strict=True)) if numbers else {}
+
+
+def draw(folder: Path) -> Path | None:
+    """Draw losses.csv, val.csv and score.csv of a folder as its curves.png.
+
+    Every loss has its own panel: measured values faint, their running median strong; losses that
+    are 0 throughout are left out. Returns the file, or None where there is nothing to draw.
+    """
+    from matplotlib.figure import Figure  # takes a second; not pyplot, which keeps all figures
+
+    losses = read(folder / 'losses.csv')
+    val = {name: values for name, values in read(folder / 'val.csv').items()
+           if name in ('iteration', *VAL_METRICS)}
+    scores = {title: table for title, table in
+              (('val (percent)', val),
+               ('label-free score (percent)', read(folder / 'score.csv'))) if table}
+    names = [name for name, values in losses.items() if name != 'iteration'
+             and np.nan_to_num(values).any()]
+    count = len(names) + len(scores)
+    if not count:
+        return None
+    width, height = min(count, COLUMNS), -(-count // COLUMNS)
+    figure = Figure(figsize=(PANEL_SIZE[0] * width, PANEL_SIZE[1] * height))
+    # inches around and between panels (matplotlib's own layouts draw everything twice)
+    figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=1 - 0.1 / figure.get_figwidth(),
+                           bottom=0.5 / figure.get_figheight(),
+                           top=1 - 0.3 / figure.get_figheight(), wspace=0.3, hspace=0.5)
+    panels = list(figure.subplots(height, width, squeeze=False).ravel())
+    for panel, (title, table) in zip(panels, scores.items(), strict=False):
+        draw_scores(panel, title, table)
+    for panel, name in zip(panels[len(scores):], names, strict=False):
+        draw_loss(panel, name.replace('_', ' '), losses['iteration'], losses[name])
+    for panel in panels[:count]:
+        panel.grid(alpha=0.3)
+        panel.tick_params(labelsize=8)
+        panel.set_xlabel('iteration', fontsize=8)
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    path = folder / 'curves.png'
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110, format='png')
+    return path
+
+
+def draw_scores(panel: 'Axes', title: str, table: dict[str, np.ndarray]) -> None:
+    """One line for each column, in percent over iterations."""
+    for name, values in table.items():
+        if name != 'iteration':
+            panel.plot(table['iteration'], values, marker='.', label=name)
+    panel.set_title(title, fontsize=10)
+    panel.set_ylim(0, 100)
+    panel.legend(fontsize=8)
+
+
+def draw_loss(panel: 'Axes', title: str, iterations: np.ndarray, values: np.ndarray) -> None:
+    """A loss as it was measured and its running median."""
+    panel.plot(iterations, values, color=FAINT_COLOR, linewidth=0.7)
+    smoothed = median_filter(values, max(1, len(values) // SMOOTHED_SHARE), mode='nearest')
+    panel.plot(iterations, smoothed, color=LINE_COLOR)
+    low, high = np.nanpercentile(np.where(np.isfinite(values), values, np.nan), (0, 99))
+    if low > 0 and high > 20 * low:  # more than a decade
+        panel.set_yscale('log')
+    panel.set_title(title, fontsize=10)
+
+
+if __name__ == '__main__':
+    if len(sys.argv) != 2 or not draw(Path(sys.argv[1])):
+        print('usage: python -m reporting.curves LOG_FOLDER, one that holds losses.csv',
+              file=sys.stderr)
+        sys.exit(2)
+    print(Path(sys.argv[1]) / 'curves.png')

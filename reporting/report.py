@@ -1,0 +1,251 @@
+"""report.html: the metrics and all images of a test or of val, in one file to look through.
+
+It holds everything it shows, so it can be opened from the disk, sent and kept. The page itself, its
+style and its script are report_template.html. What the metrics are comes in as data.
+"""
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dataset import read_image
+from reporting.visualize import LABEL_COLOR, SEGMENTATION_COLOR
+from utils import atomic_write
+
+# A report of more entries holds smaller images, so that 1000 of them take less than 30 MB
+MAX_LARGE_ENTRIES = 200
+LARGE_SIDE, SMALL_SIDE = 256, 192  # px, the longer side
+WEBP_QUALITY = 75
+HISTOGRAM_BINS = 20  # over 0 to 100 percent
+
+KIND_NAMES = {'mask': 'soft mask', 'stage1_mask': 'stage-1 soft mask'}
+KIND_MEANINGS = {
+    'image': 'the original image',
+    'heatmap': 'class attention, which regions make the image look diseased: blue low, red high, '
+               'each rescaled to its own range',
+    'stage1_mask': 'the soft mask that stage 2 started from',
+    'mask': 'the soft mask: how certain the network is of a lesion at each pixel, from black '
+            '(none) to white (certain)',
+    'segmentation': 'the lesion (white), decided from the soft mask',
+    'label': 'the reference (white), drawn by experts or given by the data set',
+    'translation': 'the image as the network expects it without disease',
+    'overlay': 'the image with two outlines: segmentation yellow, label green'}
+BINARY_KINDS = {'segmentation', 'label'}  # kept without loss, shown with crisp pixels
+
+MetricInfo = dict[str, tuple[str, str]]  # short name -> full name, meaning
+Summary = dict[str, dict[str, float]]  # mean, median, lowest, highest -> metric -> percent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One case of the report."""
+
+    name: str  # the file's stem
+    images: dict[str, np.ndarray | Path]  # kind -> uint8 H×W or H×W×3, or a file; in display order
+    metrics: dict[str, float] | None = None  # by short name, percent; None without a label
+
+
+class ReducedEntry(NamedTuple):
+    """What the page keeps of an entry."""
+
+    name: str
+    metrics: dict[str, float] | None
+    images: dict[str, bytes]  # kind -> WebP
+
+
+def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry],
+          metric_info: MetricInfo, summarize: Callable[[list[dict[str, float]]], Summary]) -> None:
+    """Write the report as one file; an earlier one stays as it is until the new one is whole.
+
+    `facts` say what made the results: checkpoint, post-processing, … `entries` are gone through
+    once, in order, and only their reduced images are kept. `metric_info` declares the metrics, in
+    display order, and has to hold JA, which cases are sorted by; `summarize` computes the rows of
+    the table from the entries' metrics.
+    """
+    reduced = list(_reduce(entries))
+    kinds = _all_kinds(entry.images for entry in reduced)
+    rows = [entry.metrics for entry in reduced if entry.metrics]
+    template = Path(__file__).with_name('report_template.html').read_text('utf-8')
+    script = re.search('<script>(.*?)</script>', template, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    facts = {'images': f'{len(reduced)}, {len(rows) or "none"} with a label', **facts}
+    summary = _summary(rows, metric_info, summarize(rows)) if rows else (
+        '<p>No image has a label, so there are no metrics.</p>')
+    # by its digest the browser knows the only script it may run, whatever names hold
+    parts = {'script': [f'sha256-{digest}'],
+             'title': [escape(title)],
+             'facts': [_definitions(facts)],
+             'metrics': [summary],
+             'kinds': [_definitions({_kind_name(kind): KIND_MEANINGS.get(kind, '')
+                                     for kind in kinds}),
+                       _legend() if 'overlay' in kinds else ''],
+             'data': _data(kinds, list(metric_info), reduced)}
+    with (atomic_write(path) as temporary,
+          open(temporary, 'w', encoding='utf-8', errors='replace', newline='\n') as file):
+        for index, text in enumerate(re.split(r'{{(\w+)}}', template)):
+            file.writelines(parts[text] if index % 2 else [text])
+
+
+# ------------------------------------------------------------------------------------- images
+
+
+def _reduce(entries: Iterable[Entry]) -> Iterator[ReducedEntry]:
+    """The entries with images of one size, which depends on how many there are."""
+    large = []  # until there are too many
+    for entry in entries:
+        side = SMALL_SIDE if large is None else LARGE_SIDE
+        reduced = ReducedEntry(entry.name, entry.metrics,
+                               {kind: _webp(_open(kind, image), kind, side)
+                                for kind, image in entry.images.items()})
+        if large is None:
+            yield reduced
+            continue
+        large.append(reduced)
+        if len(large) > MAX_LARGE_ENTRIES:
+            yield from map(_smaller, large)
+            large = None
+    yield from large or ()
+
+
+def _smaller(entry: ReducedEntry) -> ReducedEntry:
+    return entry._replace(images={kind: _webp(Image.open(BytesIO(image)), kind, SMALL_SIDE)
+                                  for kind, image in entry.images.items()})
+
+
+def _open(kind: str, source: np.ndarray | Path) -> Image.Image:
+    image = read_image(source) if isinstance(source, Path) else Image.fromarray(source)
+    if kind == 'label':  # in its file lesion may be 1
+        extrema = image.getextrema()
+        channels = extrema if isinstance(extrema[0], tuple) else [extrema]
+        half = max(high for _, high in channels) / 2
+        image = image.point(lambda value: 255 if value > half else 0)
+    return image
+
+
+def _webp(image: Image.Image, kind: str, side: int) -> bytes:
+    """The image, reduced to at most side × side px."""
+    image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
+    file = BytesIO()
+    image.save(file, 'WEBP', quality=WEBP_QUALITY, lossless=kind in BINARY_KINDS)
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------------- the page
+
+
+def _kind_name(kind: str) -> str:
+    return KIND_NAMES.get(kind, kind.replace('_', ' '))
+
+
+def _all_kinds(images: Iterable[dict[str, bytes]]) -> list[str]:
+    """The kinds of all entries in display order; one that the first entries lack comes behind the
+    kind that precedes it where it occurs first."""
+    kinds = []
+    for of_entry in images:
+        index = 0
+        for kind in of_entry:
+            if kind not in kinds:
+                kinds.insert(index, kind)
+            index = kinds.index(kind) + 1
+    return kinds
+
+
+def _data(kinds: list[str], metric_names: list[str],
+          entries: list[ReducedEntry]) -> Iterator[str]:
+    """What the script reads, as JSON in which no HTML tag can begin or end. Metrics are texts,
+    rounded as everywhere else in this program."""
+    def to_json(value: Any) -> str:
+        return json.dumps(value).replace('<', '\\u003c')
+
+    shown_kinds = [{'name': _kind_name(kind), 'binary': kind in BINARY_KINDS,
+                    'meaning': KIND_MEANINGS.get(kind, '')} for kind in kinds]
+    yield (f'{{"metrics": {to_json(metric_names)}, "kinds": {to_json(shown_kinds)}, '
+           '"entries": [')
+    for number, (name, metrics, images) in enumerate(entries):
+        yield ',\n' if number else '\n'
+        yield to_json({
+            'name': name,
+            'JA': float(metrics['JA']) if metrics else None,
+            'metrics': [f'{metrics[metric]:.1f}' for metric in metric_names] if metrics else None,
+            'images': [base64.b64encode(images[kind]).decode() if kind in images else None
+                       for kind in kinds]})
+    yield ']}'
+
+
+def _definitions(items: dict[str, str]) -> str:
+    return '<dl>' + ''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>'
+                            for name, text in items.items()) + '</dl>'
+
+
+def _legend() -> str:
+    colors = (('segmentation', SEGMENTATION_COLOR), ('label', LABEL_COLOR))
+    return '<p class="legend">Outlines of the overlay: ' + ', '.join(
+        f'<span><i style="background: rgb{color}"></i>{name}</span>'
+        for name, color in colors) + '</p>'
+
+
+def _summary(rows: list[dict[str, float]], metric_info: MetricInfo, summary: Summary) -> str:
+    """The metrics over images: a table, a histogram of each, and what they mean."""
+    head = ''.join(f'<th scope="col">{metric} <span>{escape(name)}</span></th>'
+                   for metric, (name, _) in metric_info.items())
+    body = ''.join(f'<tr><th scope="row">{statistic}</th>'
+                   + ''.join(f'<td>{values[metric]:.1f}</td>' for metric in metric_info) + '</tr>'
+                   for statistic, values in summary.items())
+    histograms = ''.join(
+        _histogram(metric, name, np.array([row[metric] for row in rows], float),
+                   summary['mean'][metric], summary['median'][metric])
+        for metric, (name, _) in metric_info.items())
+    meanings = {f'{metric}, {name}': meaning for metric, (name, meaning) in metric_info.items()}
+    return (f'<div class="wide"><table><caption>Metrics over {_count_text(len(rows))} with a '
+            f'label, in percent</caption><thead><tr><td></td>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div><div class="histograms">{histograms}</div>'
+            f'<details><summary>What the metrics mean</summary>{_definitions(meanings)}</details>')
+
+
+def _count_text(count: int) -> str:
+    return f'{count} image{"s" * (count > 1)}'
+
+
+def _histogram(metric: str, name: str, values: np.ndarray, mean: float, median: float) -> str:
+    """An inline SVG: images by one metric in percent, with mean and median marked."""
+    counts, edges = np.histogram(values, HISTOGRAM_BINS, (0, 100))
+    fullest, most = int(counts.argmax()), int(counts.max())
+    left, top, width, height = 34, 10, 200, 100
+
+    def x(percent: float) -> str:
+        return f'{left + width * percent / 100:.1f}'
+
+    def y(count: int) -> str:
+        return f'{top + height * (1 - count / most):.1f}'
+
+    description = (f'{_count_text(len(values))} in {HISTOGRAM_BINS} bins from 0 to 100 percent; '
+                   f'mean {mean:.1f}, median {median:.1f}; the fullest bin, '
+                   f'{edges[fullest]:.0f} to {edges[fullest + 1]:.0f}, holds {most}')
+    bars = ''.join(
+        f'<rect x="{x(edge)}" y="{y(count)}" width="{width / HISTOGRAM_BINS - 1:.1f}" '
+        f'height="{height * count / most:.1f}"/>'
+        for edge, count in zip(edges[:-1], counts, strict=True) if count)
+    ticks = ''.join(f'<path d="M{x(percent)} {top + height}v4"/><text x="{x(percent)}" '
+                    f'y="{top + height + 16}">{percent}</text>' for percent in (0, 25, 50, 75, 100))
+    heights = ''.join(f'<path d="M{left - 4} {y(count)}h4"/><text class="count" x="{left - 7}" '
+                      f'y="{y(count)}" dy="4">{count}</text>' for count in (0, most))
+    marks = ''.join(f'<path class="{statistic}" d="M{x(value)} {top - 6}v{height + 6}"/>'
+                    for statistic, value in (('mean', mean), ('median', median)))
+    return (f'<figure><svg viewBox="0 0 250 146" role="img" '
+            f'aria-labelledby="title_{metric} desc_{metric}">'
+            f'<title id="title_{metric}">Histogram of {metric}, {escape(name)}</title>'
+            f'<desc id="desc_{metric}">{description}</desc><g class="bars">{bars}</g>'
+            f'<path d="M{left} {top}v{height}h{width}"/>{ticks}{heights}{marks}'
+            f'<text x="{x(50)}" y="142">{metric} in percent</text>'
+            f'<text transform="translate(12 {top + height / 2:.0f}) rotate(-90)">images</text>'
+            f'</svg><figcaption><b>{metric}</b> <span><i class="mean"></i>mean {mean:.1f}</span> '
+            f'<span><i class="median"></i>median {median:.1f}</span></figcaption></figure>')

@@ -1,0 +1,171 @@
+"""What a test and a val run write for people: images of every case, tables and reports.
+
+Metrics come in as data: `rows` hold, for each labeled case, its `name` and its metrics in percent.
+"""
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from dataset import Case, read_image, read_label
+from reporting import report, visualize
+from reporting.report import MetricInfo, Summary
+from runtime import distributed
+from utils import make_folder, new_staging_folder, staging_folder
+
+OVERVIEW_CASES = 8
+MAX_IN_REPORT = 2000
+OVERVIEW_ROWS = ('image', 'heatmap', 'stage1_mask', 'mask', 'segmentation', 'label', 'translation',
+                 'overlay')
+UNLABELED_GRAY = 127  # in place of a label in the overview
+
+Row = dict[str, Any]  # name and metrics of one case
+Summarize = Callable[[list[dict[str, float]]], Summary]
+
+
+class NetworkOutput(Protocol):
+    """What a network made of one image, in the image's size (inference.soft_masks.SoftMask)."""
+
+    mask: np.ndarray  # H×W uint8, 255 = lesion
+    heatmap: np.ndarray | None  # H×W float, any range
+    translation: np.ndarray | None  # H×W×3 uint8
+
+
+class ResultFolder:
+    """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`.
+
+    Everything is written beside it, by any number of threads and processes, and takes the place of
+    an earlier test's results in `finish`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.final = make_folder(folder)
+        self.folder = staging_folder(folder)
+        if distributed.is_main_process():
+            new_staging_folder(folder)
+        distributed.barrier()
+
+    def write(self, kind: str, name: str, image: np.ndarray) -> None:
+        """One uint8 image H×W or H×W×3 as `<kind>/<name>.png`."""
+        # lowest compression: a fifth of the time, files a little larger
+        Image.fromarray(image).save(make_folder(self.folder / kind) / f'{name}.png',
+                                    compress_level=1)
+
+    def write_network_output(self, case: Case, soft: NetworkOutput,
+                             stage1_mask: Path | None) -> None:
+        """The soft mask, heatmap and translation of a case, and the stage-1 soft mask, if any."""
+        if stage1_mask:
+            self.write('stage1_mask', case.name, np.asarray(read_image(stage1_mask, 1)))
+        self.write('mask', case.name, soft.mask)
+        if soft.heatmap is not None:
+            self.write('heatmap', case.name, visualize.from_heatmap(soft.heatmap))
+        if soft.translation is not None:
+            self.write('translation', case.name, soft.translation)
+
+    def write_segmentation(self, case: Case, segmentation: np.ndarray, image: np.ndarray | None,
+                           label: np.ndarray | None) -> None:
+        """A segmentation H×W bool and, where its image H×W×3 uint8 is given, the overlay on it,
+        with the label H×W bool if there is one."""
+        self.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
+        if image is not None:
+            self.write('overlay', case.name, visualize.overlay(image, segmentation, label))
+
+    def write_overview(self, cases: list[Case]) -> None:
+        """`overview.png`: the first OVERVIEW_CASES cases, one row for each kind of image."""
+        rows = {}
+        for case in cases[:OVERVIEW_CASES]:
+            original = np.asarray(read_image(case.image))
+            images = {'label': np.full_like(original, UNLABELED_GRAY)} | self._images_of(case)
+            for kind in OVERVIEW_ROWS:
+                image = images.get(kind)
+                if image is not None:
+                    rows.setdefault(kind, []).append(
+                        np.asarray(read_image(image)) if isinstance(image, Path) else image)
+        Image.fromarray(visualize.image_grid(rows)).save(self.folder / 'overview.png')
+
+    def write_metrics(self, used: dict[str, Any], rows: list[Row], mean: dict[str, float],
+                      metric_names: Iterable[str]) -> None:
+        """metrics.csv, one image a row, and metrics.json with their means, in percent.
+
+        `used` says how they came about: files, stage, post-processing. `rows` is empty and `mean`
+        {} where no image has a label.
+        """
+        with open(self.folder / 'metrics.csv', 'w', newline='') as file:
+            writer = csv.DictWriter(file, ['name', *metric_names])
+            writer.writeheader()
+            writer.writerows(rows)
+        content = {**used, 'images': len(rows), 'mean': mean, 'per_image': rows}
+        (self.folder / 'metrics.json').write_text(json.dumps(content, indent=2) + '\n')
+
+    def write_report(self, used: dict[str, Any], cases: list[Case], rows: list[Row],
+                     metric_info: MetricInfo, summarize: Summarize) -> None:
+        """report.html of the test. `used` as in `write_metrics`.
+
+        Of more than MAX_IN_REPORT cases it shows those of lowest JA and then, those without a
+        label, the first.
+        """
+        metrics = {row['name']: {name: row[name] for name in metric_info} for row in rows}
+        by_ja = sorted(cases, key=lambda case: metrics.get(case.name, {}).get('JA', 101))
+        shown = set(by_ja[:MAX_IN_REPORT])
+        facts = {name.replace('_', ' '): str(value) for name, value in used.items()
+                 if value not in (None, False, [])}
+        if len(cases) > len(shown):
+            facts['shown below'] = f'{len(shown)} of {len(cases)} images, those of lowest JA first'
+        entries = (report.Entry(case.name, self._images_of(case), metrics.get(case.name))
+                   for case in cases if case in shown)
+        report.write(self.folder / 'report.html', f'{used["dataset"]}: test', facts, entries,
+                     metric_info, summarize)
+
+    def finish(self) -> None:
+        """Replace the results of an earlier test of this checkpoint by these; other files stay."""
+        for name in (*OVERVIEW_ROWS, 'translation_B'):
+            shutil.rmtree(self.final / name, ignore_errors=True)
+        for path in self.folder.iterdir():
+            path.replace(self.final / path.name)
+        self.folder.rmdir()
+
+    def _images_of(self, case: Case) -> dict[str, np.ndarray | Path]:
+        """All images of a case by kind in display order: files, and the label as an array."""
+        images = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
+        images['image'] = case.image
+        if case.label:
+            images['label'] = visualize.from_mask(read_label(case.label))
+        return {kind: image for kind, image in images.items()
+                if not isinstance(image, Path) or image.is_file()}
+
+
+def write_val_report(path: Path, dataset_name: str, facts: dict[str, str], cases: list[Case],
+                     masks: list[np.ndarray], metric_info: MetricInfo, *,
+                     segment: Callable[[np.ndarray, np.ndarray], np.ndarray],
+                     compute_metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+                     summarize: Summarize) -> None:
+    """report.html of val: labeled cases with the segmentations that val's choice makes.
+
+    `masks` are the soft masks H×W uint8 of the cases; `segment` makes of a soft mask and its image
+    H×W×3 uint8 the segmentation H×W bool, and `compute_metrics` compares that with the label.
+    """
+    def entries() -> Iterator[report.Entry]:
+        for case, mask in zip(cases, masks, strict=True):
+            image, label = np.asarray(read_image(case.image)), read_label(case.label)
+            segmentation = segment(mask, image)
+            yield report.Entry(case.name, {
+                'image': image, 'mask': mask, 'segmentation': segmentation.astype(np.uint8) * 255,
+                'label': label.astype(np.uint8) * 255,
+                'overlay': visualize.overlay(image, segmentation, label)},
+                compute_metrics(segmentation, label))
+
+    report.write(path, f'{dataset_name}: val', facts, entries(), metric_info, summarize)
+
+
+def table(summary: Summary, labeled_count: int, case_count: int) -> str:
+    """Mean, median, lowest and highest of all metrics over the labeled cases, to print."""
+    lines = [f'{labeled_count} of {case_count} images have labels'.ljust(32)
+             + ''.join(f'{name:>8}' for name in summary['mean']) + '  percent']
+    for statistic, values in summary.items():
+        lines.append(statistic.ljust(32) + ''.join(f'{value:8.1f}' for value in values.values()))
+    return '\n'.join(lines)

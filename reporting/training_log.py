@@ -1,0 +1,169 @@
+"""What a training run writes beside its checkpoints: losses.csv, val.csv, score.csv, curves.png,
+TensorBoard files and image grids."""
+import csv
+import itertools
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reporting import curves, visualize
+from utils import atomic_write, make_folder
+
+MAX_IMAGE_GRIDS = 200
+STEP_COLUMNS = ('mask_share', 'skipped')  # of losses.csv, behind the losses
+
+
+def archive_earlier_run(result_folder: Path, stage: int) -> Path | None:
+    """Move what an earlier run of a stage and its tests left to `earlier_<time>`, so that a new run
+    overwrites nothing. Returns that folder, or None if there was no run."""
+    folders = {kind: result_folder / f'{kind}{stage}' for kind in ('model', 'img', 'log', 'test')}
+    earlier = [folder for folder in folders.values() if folder.is_dir() and any(folder.iterdir())]
+    if not earlier or earlier == [folders['test']]:  # a test of some other checkpoint is no run
+        return None
+    name = f'earlier_{datetime.now():%Y%m%d_%H%M%S}'
+    names = (name + (f'_{number}' if number > 1 else '')  # several runs may begin in one second
+             for number in itertools.count(1))
+    archive = make_folder(next(result_folder / name for name in names
+                               if not (result_folder / name).exists()))
+    for folder in earlier:
+        folder.rename(archive / folder.name)
+    return archive
+
+
+class CsvLog:
+    """A table of numbers on disk that grows by rows; the first column is the iteration."""
+
+    def __init__(self, path: Path, columns: Iterable[str], start: int) -> None:
+        """Opens `path`; of the rows that are there already those up to iteration `start` stay."""
+        self.path = path
+        self.columns = tuple(columns)
+        kept = []
+        if start and path.is_file():
+            with open(path, newline='') as file:
+                kept = [row for row in csv.reader(file)
+                        if row and row[0].isdigit() and int(row[0]) <= start]
+        with atomic_write(path) as temporary, open(temporary, 'w', newline='') as file:
+            csv.writer(file).writerows([['iteration', *self.columns], *kept])
+        self.file = open(path, 'a', newline='')
+        self.writer = csv.writer(self.file)
+
+    def write(self, iteration: int, values: dict[str, float]) -> None:
+        """Add a row of `values` by column name, in any order.
+
+        Raises ValueError unless there is one value for each column, so that no value ever stands
+        in another's column.
+        """
+        if values.keys() != set(self.columns):
+            missing = [name for name in self.columns if name not in values]
+            unknown = [name for name in values if name not in self.columns]
+            raise ValueError(f'{self.path}: a row has to have the declared columns; missing: '
+                             f'{", ".join(missing) or "none"}; unknown: '
+                             f'{", ".join(unknown) or "none"}')
+        self.writer.writerow([iteration, *(f'{values[name]:.6g}' for name in self.columns)])
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TrainingLog:
+    """The logs of one run of one stage, from iteration `start` on; a context manager.
+
+    With `writes` False, as in all processes of a run but the main one, it writes nothing.
+    """
+
+    def __init__(self, result_folder: Path, stage: int, start: int, loss_names: Iterable[str],
+                 metric_names: Iterable[str], writes: bool = True) -> None:
+        self.writes = writes
+        if not writes:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+        self.folder = make_folder(result_folder / f'log{stage}')
+        self.image_folder = make_folder(result_folder / f'img{stage}')
+        self.start = start
+        self.losses = CsvLog(self.folder / 'losses.csv', [*loss_names, *STEP_COLUMNS], start)
+        self.val = CsvLog(self.folder / 'val.csv', metric_names, start)
+        self.score = None  # only a run that computes scores has this file
+        self.iteration = self.drawn_at = start  # of the newest row, and when curves were drawn
+        self.board = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
+
+    def __enter__(self) -> 'TrainingLog':
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def add_losses(self, iteration: int, values: dict[str, float]) -> None:
+        """A row of losses.csv: the losses by name, and STEP_COLUMNS.
+
+        Raises ValueError where a name is missing or unknown.
+        """
+        if self.writes:
+            self.losses.write(iteration, values)
+            self.iteration = iteration
+            self._add_scalars('loss', iteration, values)
+
+    def add_val(self, iteration: int, metrics: dict[str, float]) -> None:
+        """A row of val.csv: mean metrics, percent. Raises ValueError as `add_losses` does."""
+        if self.writes:
+            self.val.write(iteration, metrics)
+            self._add_scalars('val', iteration, metrics)
+            self.flush()
+
+    def add_score(self, iteration: int, score: float) -> None:
+        """A row of score.csv: the label-free score, percent."""
+        if self.writes:
+            if self.score is None:
+                self.score = CsvLog(self.folder / 'score.csv', ['score'], self.start)
+            self.score.write(iteration, {'score': score})
+            self._add_scalars('val', iteration, {'label-free score': score})
+            self.flush()
+
+    def add_image_grid(self, iteration: int, rows: dict[str, list[np.ndarray]]) -> None:
+        """`A2B_<7 digits>.png`: rows of images below each other, and the curves up to here.
+
+        The newest MAX_IMAGE_GRIDS files stay. TensorBoard's files only grow, so it gets no more
+        than that many.
+        """
+        if not self.writes:
+            return
+        grid = visualize.image_grid(rows)
+        with atomic_write(self.image_folder / f'A2B_{iteration:07d}.png') as temporary:
+            Image.fromarray(grid).save(temporary)
+        files = sorted(self.image_folder.glob('A2B_*.png'))
+        for path in files[:-MAX_IMAGE_GRIDS]:
+            path.unlink()
+        if len(files) <= MAX_IMAGE_GRIDS:
+            self.board.add_image('A2B', grid, iteration, dataformats='HWC')
+        self.flush()
+        curves.draw(self.folder)
+        self.drawn_at = iteration
+
+    def flush(self) -> None:
+        """Write to the disk what is still in memory."""
+        if self.writes:
+            for log in self._open_logs():
+                log.flush()
+            self.board.flush()
+
+    def close(self) -> None:
+        """Close all files and draw the curves up to the last row."""
+        if self.writes:
+            for log in self._open_logs():
+                log.close()
+            self.board.close()
+            if self.drawn_at != self.iteration:
+                curves.draw(self.folder)
+
+    def _open_logs(self) -> list[CsvLog]:
+        return [log for log in (self.losses, self.val, self.score) if log is not None]
+
+    def _add_scalars(self, group: str, iteration: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.board.add_scalar(f'{group}/{name}', value, iteration)

@@ -1,0 +1,1 @@
+"""Around a run: processes, signals, threads, and the checks before it starts."""

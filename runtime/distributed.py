@@ -1,0 +1,144 @@
+"""Several processes, one per device, as torchrun starts them; without torchrun, one process.
+
+    torchrun --nproc_per_node 4 main.py --phase train --batch_size 8
+
+Every process takes its shard of each batch or folder; the main process, of rank 0, alone writes
+what belongs to the whole run.
+"""
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils import UserError, pick_device
+
+
+def init(device: str) -> str:
+    """Join the other processes where torchrun started this one; returns the device to use.
+
+    With CUDA each process takes the GPU of its local rank. Raises UserError where there are fewer
+    GPUs than processes, and for a device that several processes cannot share.
+    """
+    if 'WORLD_SIZE' not in os.environ:
+        return device
+    if device not in ('auto', 'cuda', 'cpu'):
+        raise UserError(f'--device {device}: with torchrun use auto, cuda or cpu')
+    pick_device(device)  # raises where this machine has no such device
+    use_gpu = device != 'cpu' and torch.cuda.is_available()
+    if use_gpu:
+        local_rank, gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
+        if gpus < int(os.environ['LOCAL_WORLD_SIZE']):
+            raise UserError(f'--nproc_per_node {os.environ["LOCAL_WORLD_SIZE"]}: this machine has '
+                            f'{gpus} GPUs; start as many processes, or give --device cpu')
+        device = f'cuda:{local_rank}'
+        torch.cuda.set_device(local_rank)
+    else:
+        device = 'cpu'
+    dist.init_process_group('nccl' if use_gpu else 'gloo')
+    return device
+
+
+def shutdown() -> None:
+    """Leave the group of processes, all at the same time: one that leaves early may hang others."""
+    if dist.is_initialized():
+        barrier()
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main_process() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until all processes have come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+# --------------------------------------------------------------------------------- sharing work
+
+
+def check_divisible(flag: str, count: int) -> None:
+    """Raises UserError where a batch of `count` images cannot be split evenly."""
+    if count % world_size():
+        next_multiple = world_size() * (count // world_size() + 1)
+        raise UserError(f'--{flag} {count}: it is shared among the {world_size()} processes, so it '
+                        f'has to be a multiple of their number, such as {next_multiple}')
+
+
+def shard_slice(count: int) -> slice:
+    """This process's part of `count` things in a row."""
+    per_process = count // world_size()
+    return slice(rank() * per_process, (rank() + 1) * per_process)
+
+
+def shard(items: Iterable[Any]) -> list[Any]:
+    """This process's items: every n-th of them, from its rank on."""
+    return list(items)[rank()::world_size()]
+
+
+def gather(results: list[Any]) -> list[Any]:
+    """The results for all shards, in the order of the items before `shard`, in every process."""
+    if not dist.is_initialized():
+        return results
+    shards = [None] * world_size()
+    dist.all_gather_object(shards, results)
+    return [shards[index % len(shards)][index // len(shards)]
+            for index in range(sum(map(len, shards)))]
+
+
+# ------------------------------------------------------------------------------------- tensors
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum of a tensor over the processes."""
+    if dist.is_initialized():
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """The mean of a tensor over the processes."""
+    return all_reduce_sum(values) / world_size()
+
+
+def wrap_ddp(network: nn.Module, whole: bool = True) -> nn.Module:
+    """The network with gradients averaged over the processes in its backward pass.
+
+    `whole` is False where a pass may leave layers out, which costs a search for them.
+    """
+    if not dist.is_initialized():
+        return network
+    # about the gradient of a 1×1 convolution, which has two equivalent memory layouts
+    warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # the flag will get another name
+        # buffers are not sent: the vectors of spectral norm come out equal in every process
+        return DistributedDataParallel(network, broadcast_buffers=False,
+                                       find_unused_parameters=not whole)
+
+
+@contextmanager
+def no_sync(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, backward passes add to the gradients of this process alone; the next backward pass
+    outside averages their sum over the processes."""
+    with ExitStack() as stack:
+        for network in networks:
+            if isinstance(network, DistributedDataParallel):
+                stack.enter_context(network.no_sync())
+        yield

@@ -1,0 +1,133 @@
+"""Before a run: whether memory, disk and permissions are what it needs, and its plan in words.
+
+`counts` are the numbers of parameters of each network that is trained, by name.
+"""
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from config import STUDENT_NETWORKS, Config
+from utils import UserError, pick_device
+
+# Bytes that training needs at its peak, as fitted to peaks measured on a CPU (docs/performance.md):
+# PROGRAM_BYTES + 16 a parameter (weight, gradient, two moments) + 4·FEATURE_MAPS·ch a pixel of each
+# disease image in a batch
+PROGRAM_BYTES = 0.7e9
+FEATURE_MAPS = {'first': 115, 'second': 128, 'localizer': 18, 'unet student': 60,
+                'localizer student': 20}  # by kind_of_network: maps of ch channels in float32
+REFUSED_FROM = 2  # times the available memory; the estimate is not exact
+METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
+                'label_transfer_refine': 'label transfer given stage-1 soft masks',
+                'student': 'student'}
+
+
+def kind_of_network(config: Config) -> str:
+    """A key of FEATURE_MAPS."""
+    if config.method == 'localizer':
+        return 'localizer'
+    if config.method == 'student':
+        return f'{config.student_network} student'
+    return config.generation
+
+
+def memory_needed(config: Config, counts: dict[str, int]) -> float:
+    """About how many bytes training takes at its peak."""
+    height, width = config.size
+    maps = (4 * FEATURE_MAPS[kind_of_network(config)] * config.ch * height * width
+            * config.batch_size)
+    return PROGRAM_BYTES + 16 * sum(counts.values()) + maps
+
+
+def available_memory(device: torch.device) -> float:
+    """Bytes of memory of the device that trains; in a container its limit."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_properties(device).total_memory
+    memory = 0
+    if hasattr(os, 'sysconf'):
+        memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    try:
+        return min(memory, int(Path('/sys/fs/cgroup/memory.max').read_text()))
+    except (OSError, ValueError):
+        return memory or float('inf')
+
+
+def check_memory(config: Config, counts: dict[str, int]) -> tuple[float, float]:
+    """(needed, available) bytes; raises UserError where the run cannot fit."""
+    needed = memory_needed(config, counts)
+    available = available_memory(pick_device(config.device))
+    if needed > REFUSED_FROM * available:
+        raise UserError(f'--ch {config.ch} --img_size {config.img_size} --batch_size '
+                        f'{config.batch_size}: training needs about {size_text(needed)} of memory, '
+                        f'and there are {size_text(available)}; lower one of them')
+    return needed, available
+
+
+def disk_needed(config: Config, counts: dict[str, int]) -> float:
+    """Bytes of the checkpoints that lie side by side: --keep_checkpoints of them, the best one, and
+    one more while it is written. A parameter takes 12 (weight, two moments), in the copies of a
+    student, which no optimizer changes, 4."""
+    copies = STUDENT_NETWORKS[1:]
+    checkpoint = sum(count * (4 if name in copies else 12) for name, count in counts.items())
+    return checkpoint * (config.keep_checkpoints + 2)
+
+
+def existing_parent(folder: Path) -> Path:
+    """The folder, or the nearest of its parents that exists."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def check_disk(config: Config, counts: dict[str, int]) -> tuple[float, float]:
+    """(needed, free) bytes; raises UserError where the run folder cannot be written to or the
+    checkpoints do not fit."""
+    parent = existing_parent(config.run_folder)
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        reason = 'permission denied' if parent.is_dir() else 'not a folder'
+        raise UserError(f'cannot write to {parent}: {reason}; give another folder with '
+                        '--result_dir')
+    needed, free = disk_needed(config, counts), shutil.disk_usage(parent).free
+    if needed > free:
+        raise UserError(f'{parent}: the checkpoints need {size_text(needed)}, and '
+                        f'{size_text(free)} are free; make room, lower --keep_checkpoints, or give '
+                        'another folder with --result_dir')
+    return needed, free
+
+
+def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]],
+            val_cases: list) -> None:
+    """Print what training would do and need; nothing is written.
+
+    `images` are the training images of domain A (disease) and B (normal), `val_cases` the labeled
+    ones of val. Raises UserError where training cannot be done.
+    """
+    disk, free = check_disk(config, counts)
+    needed, available = check_memory(config, counts)
+    folder = config.run_folder
+    resumes = config.resume and any(folder.glob(f'{config.dataset}_params_*.pt'))
+    replaces = not config.resume and folder.is_dir() and any(folder.iterdir())
+    height, width = config.size
+    batch = ' + '.join(str(count) for count in config.batch_counts.values())
+    print(f'stage {config.stage}: {METHOD_TEXTS[config.method]} ({config.recipe} recipe), '
+          f'{"resumes" if resumes else "starts anew"}\n'
+          f'  data      {config.data_folder}: {len(images["A"])} disease and {len(images["B"])} '
+          f'normal images to train, {len(val_cases)} labeled images in val\n'
+          f'  network   {sum(counts.values()):,} parameters ({", ".join(counts)}), ch {config.ch}, '
+          f'images of {width}×{height}\n'
+          f'  training  {config.iteration} iterations of {batch} images, lr {config.lr:g}, '
+          f'seed {config.seed}\n'
+          f'  memory    about {size_text(needed)} of {size_text(available)} '
+          f'({pick_device(config.device)})\n'
+          f'  disk      {size_text(disk)} for checkpoints every {config.save_freq} iterations; '
+          f'{size_text(free)} free\n'
+          f'  writes    {folder}'
+          + (f'; the earlier run there would be moved to {config.result_folder}/earlier_…'
+             if replaces else ''))
+
+
+def size_text(count: float) -> str:
+    """A number of bytes in MB or GB."""
+    return f'{count / 1e9:.1f} GB' if count >= 1e9 else f'{count / 1e6:.0f} MB'

@@ -1,0 +1,191 @@
+"""What a trained stage teaches the next one: its soft masks as files, and pseudo-labels of them."""
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import checkpoint as checkpoints
+import dataset
+from config import Config
+from inference.postprocess import pseudo_label, to_bytes
+from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks, to_array
+from reporting import visualize
+from runtime import distributed
+from utils import UserError, new_staging_folder, progress_interval, replace_folder, staging_folder
+
+# published folders of stage-1 masks, syn_<split> -> folder of the images they are of
+SPLITS = {'trainA': 'trainA', 'valA': 'val', 'testA': 'testA'}
+
+
+def pseudo_labels(masks: Tensor, images: Tensor | None, config: Config,
+                  refine: bool) -> list[np.ndarray]:
+    """H×W bool each: pseudo-labels of soft masks B×1×H×W in [-1, 1]; with `refine` their outlines
+    are refined on the images, B×C×H×W in [-1, 1]."""
+    shown = [visualize.from_tensor(image) for image in images] if refine else [None] * len(masks)
+    return [pseudo_label(to_bytes(to_array(mask[0] + 1) / 2), image, config.refinement, refine)
+            for mask, image in zip(masks, shown, strict=True)]
+
+
+class PseudoLabeler:
+    """The teacher of a stage: its soft masks as files `<folder>/<image stem>.png`, made where they
+    are missing.
+
+    The teacher is `file`, a checkpoint of stage 0 (then the files are localization maps,
+    `localization_<split>`) or stage 1 (`syn_<split>`). Masks of a stage-1 network that a localizer
+    taught are averaged with the localizer's (`localizer_share`): which of the two is better depends
+    on the data. Without a file the masks are those that published data sets bring along.
+    """
+
+    def __init__(self, config: Config, file: Path | None, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.checkpoint = None
+        self.prefix = 'syn'
+        self.taught_by = None  # the PseudoLabeler of the localizer that taught a stage-1 network
+        if not file:
+            return
+        self.checkpoint = checkpoints.read(file)
+        stage = self.checkpoint.config.get('stage', 1)
+        stages = (0,) if config.trained_by_localizer else (0, 1)
+        if stage not in stages:
+            raise UserError(f'{file}: of stage {stage}; the teacher has to be a checkpoint of '
+                            f'stage {" or ".join(map(str, stages))}')
+        self.prefix = 'syn' if stage else 'localization'
+        if stage and (path := localizer_behind(self.checkpoint)):
+            self.taught_by = PseudoLabeler(config, path, device)
+
+    @property
+    def localizer(self) -> checkpoints.Checkpoint | None:
+        """The checkpoint of stage 0: this teacher's own, or of the localizer that taught it."""
+        if self.taught_by:
+            return self.taught_by.checkpoint
+        return self.checkpoint if self.prefix == 'localization' else None
+
+    @property
+    def origin(self) -> str:
+        """Where the masks come from, for the user."""
+        return str(self.checkpoint.path if self.checkpoint
+                   else f'{self.config.data_folder}/syn_*')
+
+    def keep_copies(self, folder: Path) -> None:
+        """Copies of the networks, so that the folder of a run can be tested on its own."""
+        if self.checkpoint:
+            checkpoints.write_test_part(self.checkpoint, folder / 'teacher.pt', half=False)
+        if self.taught_by:
+            checkpoints.write_test_part(self.taught_by.checkpoint, folder / 'localizer.pt',
+                                        half=False)
+
+    def masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
+        """The soft-mask file of each of these images of trainA, valA or testA, by its stem."""
+        if not self.checkpoint:
+            return self._published_masks(split, paths)
+        folder = self.config.result_folder / f'{self.prefix}_{split}'
+        if not self._is_up_to_date(folder, paths):
+            self._write_masks(split, folder, paths)
+        return {path.stem: folder / f'{path.stem}.png' for path in paths}
+
+    def _published_masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
+        folder = self.config.data_folder / f'syn_{split}'
+        by_stem = {path.stem: path for path in dataset.list_images(folder)}
+        if missing := [path for path in paths if path.stem not in by_stem]:
+            raise UserError(f'{folder}: no mask of {missing[0].name}; add it, or remove the folder '
+                            'to have the masks made')
+        return {path.stem: by_stem[path.stem] for path in paths}
+
+    def _source(self) -> dict[str, Any]:
+        """What the masks are made with; they are made again when it has changed."""
+        network = config_of_network(self.checkpoint, self.config)
+        localizer = self.taught_by and [checkpoints.fingerprint(self.taught_by.checkpoint),
+                                        self.config.localizer_share]
+        return {'teacher': checkpoints.fingerprint(self.checkpoint), 'localizer': localizer,
+                'tta': network.tta, 'img_size': list(network.size)}
+
+    def _is_up_to_date(self, folder: Path, paths: list[Path]) -> bool:
+        try:
+            source = json.loads((folder / 'source.json').read_text())
+        except (OSError, ValueError):
+            return False
+        return (source == self._source()
+                and all((folder / f'{path.stem}.png').is_file() for path in paths))
+
+    def _write_masks(self, split: str, folder: Path, paths: list[Path]) -> None:
+        config = config_of_network(self.checkpoint, self.config)
+        maps = self.taught_by and self.taught_by.masks(split, paths)
+        network = mask_network(self.checkpoint, config, self.device)
+        staging = staging_folder(folder)
+        if distributed.is_main_process():
+            new_staging_folder(folder)
+        distributed.barrier()
+
+        def save(soft: SoftMask) -> None:
+            mask = soft.mask
+            if maps:
+                with Image.open(maps[soft.path.stem]) as localization_map:
+                    share = self.config.localizer_share
+                    mask = np.rint(share * np.asarray(localization_map, np.float32)
+                                   + (1 - share) * mask).astype(np.uint8)
+            Image.fromarray(mask).save(staging / f'{soft.path.stem}.png', compress_level=1)
+
+        mine = distributed.shard(paths)
+        for _ in tqdm(soft_masks(network, mine, config, self.device, finish=save),
+                      f'soft masks: {folder.name}', len(mine), unit=' images',
+                      mininterval=progress_interval()):
+            pass
+        distributed.barrier()
+        if distributed.is_main_process():
+            (staging / 'source.json').write_text(json.dumps(self._source()) + '\n')
+            replace_folder(folder)
+        distributed.barrier()
+
+
+def find_teacher(config: Config, device: torch.device, run_folder: Path | None,
+                 required: bool = True) -> PseudoLabeler | None:
+    """The teacher of a stage, see `choose_teacher`; None where the stage has none, or where it is
+    not `required` and cannot be had. Raises UserError."""
+    if not config.needs_teacher:
+        return None
+    try:
+        teacher = PseudoLabeler(config, choose_teacher(config, run_folder), device)
+    except UserError:
+        if required:
+            raise
+        print('no stage-1 network at hand, so its masks are not shown beside the student\'s')
+        return None
+    print(f'teacher: {teacher.origin}')
+    return teacher
+
+
+def localizer_behind(checkpoint: checkpoints.Checkpoint) -> Path | None:
+    """The file of a localizer: this one, or the one beside it that taught a stage-1 network; None
+    where there is none."""
+    file = checkpoint.path
+    if checkpoint.config.get('stage') == 0:
+        return file
+    path = file.with_name('localizer.pt' if file.name == 'teacher.pt' else 'teacher.pt')
+    return path if checkpoint.config.get('localization_weight') and path.is_file() else None
+
+
+def choose_teacher(config: Config, run_folder: Path | None = None) -> Path | None:
+    """The checkpoint file of the teacher; None where the data set brings its masks along.
+
+    --teacher, else the one that the run used (`teacher.pt` in its folder), else for stage 2 none
+    if there are syn_* folders, else what a test of the stage before would take. Raises UserError.
+    """
+    if config.teacher:
+        return Path(config.teacher)
+    if run_folder and (run_folder / 'teacher.pt').is_file():
+        return run_folder / 'teacher.pt'
+    if config.trained_by_localizer:
+        return checkpoints.choose_for_test(config.result_folder, config.dataset, stage=0)
+    if any((config.data_folder / f'syn_{split}').is_dir() for split in SPLITS):
+        return None
+    try:
+        return checkpoints.choose_for_test(config.result_folder, config.dataset, stage=1)
+    except UserError as error:
+        raise UserError(f'a stage-1 network is needed: {error}'
+                        .replace('--checkpoint', '--teacher')) from None

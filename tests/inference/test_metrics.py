@@ -1,0 +1,84 @@
+"""Metrics: known answers, the defined edge cases, summaries."""
+import numpy as np
+import pytest
+
+from inference import model_selection
+from inference.metrics import (
+    METRIC_INFO,
+    METRICS,
+    Metric,
+    jaccard,
+    mean_metrics,
+    paired_bootstrap,
+    segmentation_metrics,
+    summarize,
+)
+
+EMPTY, FULL = np.zeros((3, 3), bool), np.ones((3, 3), bool)
+
+
+def test_known_answer():
+    prediction = np.array([[1, 1, 0, 0, 0]], bool)
+    label = np.array([[1, 0, 1, 1, 0]], bool)  # TP 1, FP 1, FN 2, TN 1
+    metrics = segmentation_metrics(prediction, label)
+    assert metrics == pytest.approx({'JA': 25, 'AC': 40, 'DI': 40, 'SE': 100 / 3, 'SP': 50})
+    assert list(metrics) == list(METRICS) == list(METRIC_INFO)
+    assert jaccard(prediction, label) == 0.25
+
+
+def test_zero_of_zero_is_100():
+    assert set(segmentation_metrics(EMPTY, EMPTY).values()) == {100}
+    assert segmentation_metrics(FULL, FULL) == dict.fromkeys(METRICS, 100)
+    assert segmentation_metrics(FULL, EMPTY) == {'JA': 0, 'AC': 0, 'DI': 0, 'SE': 100, 'SP': 0}
+    assert segmentation_metrics(EMPTY, FULL) == {'JA': 0, 'AC': 0, 'DI': 0, 'SE': 0, 'SP': 100}
+    assert jaccard(EMPTY, EMPTY) == jaccard(FULL, FULL) == 1 and jaccard(FULL, EMPTY) == 0
+
+
+def test_dice_follows_from_jaccard():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        prediction, label = rng.random((2, 8, 8)) > 0.5
+        ja = jaccard(prediction, label)
+        metrics = segmentation_metrics(prediction, label)
+        assert metrics['JA'] == pytest.approx(100 * ja)
+        assert metrics['DI'] == pytest.approx(100 * 2 * ja / (1 + ja))
+
+
+def test_two_shapes_are_refused():
+    with pytest.raises(ValueError, match='shape'):
+        segmentation_metrics(np.zeros((2, 2), bool), np.zeros((3, 3), bool))
+
+
+def test_summary_over_images():
+    rows = [{'name': f'image{value}', **dict.fromkeys(METRICS, value)} for value in (0.0, 50.0, 10)]
+    summary = summarize(rows)
+    assert summary == {name: dict.fromkeys(METRICS, value) for name, value in (
+        ('mean', 20.0), ('median', 10.0), ('lowest', 0.0), ('highest', 50.0))}
+    assert mean_metrics(rows) == summary['mean']
+    assert mean_metrics([]) == summarize([]) == {}
+
+
+def test_a_metric_is_declared_in_one_place(monkeypatch):
+    monkeypatch.setitem(METRICS, 'PR', Metric(
+        'precision', 'share of the segmentation that is lesion in the label',
+        lambda count: 100 * count.tp / (count.tp + count.fp)))
+    metrics = segmentation_metrics(FULL, np.eye(3, dtype=bool))
+    assert metrics['PR'] == pytest.approx(100 / 3)
+    assert summarize([metrics])['lowest']['PR'] == metrics['PR']
+    row = {'file': 'best.pt', 'iteration': 1, 'rule': 'otsu', 'crf_t': None, **metrics}
+    head, line = model_selection.table([row]).splitlines()
+    assert head.split()[-2] == 'PR' and line.split()[-1] == '33.3'
+
+
+def test_the_bootstrap_interval():
+    """Pairs count: a constant gain is certain however the images differ; noise of known spread
+    gives the interval of the normal distribution; the same data give the same interval."""
+    rng = np.random.default_rng(0)
+    one = rng.uniform(0, 100, 400)
+    assert paired_bootstrap(one, one) == (0, 0)
+    assert paired_bootstrap(one, one + 3) == pytest.approx((3, 3))
+    noise = rng.normal(0, 5, 400)
+    low, high = paired_bootstrap(one, one + noise)
+    half = 1.96 * noise.std() / 20
+    assert (low, high) == pytest.approx((noise.mean() - half, noise.mean() + half), abs=0.06)
+    assert paired_bootstrap(one, one + noise) == (low, high)

@@ -1,0 +1,124 @@
+"""Outlines of lesions: cleaned, snapped to color edges, cut by GrabCut, smoothed and dilated."""
+import numpy as np
+import pytest
+
+from config import RefinementConfig
+from helpers import disc
+from inference.metrics import jaccard
+from inference.postprocess import segment, to_bytes
+from inference.refinement import clean, grabcut, refine, smooth_and_dilate, snap_to_color_edges
+
+
+def test_cleaning():
+    shape = (100, 100)
+    ring = disc(shape, (50, 55), 20) & ~disc(shape, (50, 55), 8)
+    corner, speck = disc(shape, (0, 0), 35), disc(shape, (90, 90), 5)
+    segmentation = ring | corner | speck
+    segmentation[50, 95] = True
+    filled = disc(shape, (50, 55), 20)
+    assert jaccard(clean(segmentation, 'central'), filled) > 0.98
+    assert jaccard(clean(segmentation, 'large'), filled | corner) > 0.98
+    assert jaccard(clean(segmentation, 'all'), filled | corner | speck) > 0.98
+    for keep_components in ('central', 'large', 'all'):
+        assert not clean(np.zeros(shape, bool), keep_components).any()
+        assert clean(np.ones(shape, bool), keep_components).all()
+
+
+def test_a_central_speck_does_not_win_over_the_lesion():
+    lesion, speck = disc((100, 100), (42, 42), 22), disc((100, 100), (66, 66), 3)
+    assert jaccard(clean(lesion | speck, 'central'), lesion) > 0.98
+
+
+def test_an_outline_moves_to_where_colors_change():
+    lesion = disc((128, 128), (60, 70), 20)
+    rng = np.random.default_rng(0)
+    image = np.where(lesion[..., None], (150, 90, 70), (210, 170, 150))
+    image = (image + rng.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
+    for segmentation in (disc((128, 128), (60, 70), 23), disc((128, 128), (60, 70), 15),
+                         disc((128, 128), (62, 72), 20)):
+        before = jaccard(segmentation, lesion)
+        after = jaccard(snap_to_color_edges(segmentation, image), lesion)
+        assert after > 0.93 > before
+
+
+def test_the_edge_bias_decides_whether_a_pale_rim_is_lesion():
+    inner, outer = disc((128, 128), (64, 64), 18), disc((128, 128), (64, 64), 24)
+    segmentation = disc((128, 128), (64, 64), 20)
+    # a rim whose gray is halfway between
+    gray = np.where(inner, 60, np.where(outer, 120, 180)).astype(np.uint8)
+    image = gray[..., None].repeat(3, 2)
+    narrow, wide = (snap_to_color_edges(segmentation, image, edge_bias) for edge_bias in (1, 2))
+    assert jaccard(narrow, inner) > 0.9 and jaccard(wide, outer) > 0.9
+    assert (snap_to_color_edges(segmentation, gray, 2) == wide).all()  # gray images as well
+    by_rule = segment(to_bytes(segmentation * 0.8), 'refine', image,
+                      refinement=RefinementConfig(edge_bias=2))
+    assert (by_rule == wide).all()
+
+
+def test_snapping_keeps_within_reach_and_keeps_the_core():
+    segmentation = disc((256, 256), (128, 128), 40)
+    black = np.zeros((256, 256, 3), np.uint8)
+    assert jaccard(snap_to_color_edges(segmentation, black), segmentation) > 0.99  # no edges
+    assert not snap_to_color_edges(np.zeros_like(segmentation), black).any()
+    spot = disc((256, 256), (128, 128), 10)  # dark, in the center of the lesion
+    image = np.where(spot[..., None], 0, 200).astype(np.uint8).repeat(3, 2)
+    snapped = snap_to_color_edges(segmentation, image)
+    assert snapped[disc((256, 256), (128, 128), 33)].all()  # deeper than 6 px
+    right = np.zeros((256, 256, 3), np.uint8)
+    right[:, 100:] = 200  # the lesion's color continues to the right border
+    grown = snap_to_color_edges(disc((256, 256), (128, 128), 20), right)
+    assert not grown[~disc((256, 256), (128, 128), 38)].any()  # 16 px at most
+
+
+def test_grabcut_takes_all_shades_of_a_lesion():
+    lesion, dark = disc((128, 128), (64, 64), 26), disc((128, 128), (64, 56), 12)
+    rng = np.random.default_rng(0)
+    image = np.where(dark[..., None], (90, 50, 40),
+                     np.where(lesion[..., None], (170, 110, 90), (210, 180, 170)))
+    image = (image + rng.normal(0, 5, image.shape)).clip(0, 255).astype(np.uint8)
+    segmentation = disc((128, 128), (64, 58), 17)  # the dark part and a little of the pale one
+    cut = grabcut(segmentation, image)
+    assert jaccard(segmentation, lesion) < 0.5 < 0.9 < jaccard(cut, lesion)
+    assert (cut == grabcut(segmentation, image)).all()  # though it begins with a random clustering
+
+
+@pytest.mark.parametrize('segmentation', [
+    np.zeros((64, 64), bool), np.ones((64, 64), bool),
+    disc((64, 64), (32, 32), 1), ~disc((64, 64), (32, 32), 1)],
+    ids=('empty', 'full', 'nearly empty', 'nearly full'))
+@pytest.mark.parametrize('gray', [0, 128, 255])
+def test_grabcut_of_masks_and_images_that_decide_nothing(segmentation, gray):
+    cut = grabcut(segmentation, np.full((64, 64, 3), gray, np.uint8))
+    assert cut.dtype == bool and cut.shape == segmentation.shape
+    if segmentation.all() or not segmentation.any():
+        assert (cut == segmentation).all()
+
+
+def test_a_drawn_outline_passes_over_bays_and_keeps_a_margin():
+    whole = disc((256, 256), (128, 128), 60)
+    bay = np.zeros_like(whole)
+    bay[60:110, 120:136] = True  # from the rim inwards
+    drawn = smooth_and_dilate(whole & ~bay, 2)
+    assert drawn[whole].all() and not drawn[~disc((256, 256), (128, 128), 65)].any()
+    assert not smooth_and_dilate(np.zeros_like(whole), 2).any()
+    assert smooth_and_dilate(np.ones_like(whole), 2).all()
+    half = np.zeros_like(whole)
+    half[:, :100] = True  # at the border of the image nothing is rounded off
+    drawn = smooth_and_dilate(half, 2)
+    assert drawn[:, :100].all() and not drawn[:, 104:].any()
+    quarter = np.asarray(whole[::2, ::2])
+    scaled = smooth_and_dilate(quarter, 2).sum() * 4 / smooth_and_dilate(whole, 2).sum()
+    assert abs(scaled - 1) < 0.05
+
+
+def test_refining_follows_the_refinement_config():
+    lesion = disc((128, 128), (64, 64), 20)
+    image = np.where(lesion[..., None], 60, 180).astype(np.uint8).repeat(3, 2)
+    segmentation = disc((128, 128), (64, 64), 17)
+    generous = RefinementConfig(grabcut=True, outline_margin=2)
+    plain = refine(segmentation, image, RefinementConfig())
+    drawn = refine(segmentation, image, generous)
+    assert jaccard(plain, lesion) > 0.95
+    assert drawn[lesion].all() and 0 < (drawn & ~lesion).sum() < 2.5 * 2 * np.pi * 20
+    by_rule = segment(to_bytes(segmentation * 0.8), 'refine', image, refinement=generous)
+    assert (by_rule == drawn).all()

@@ -1,0 +1,80 @@
+"""The built-in data: exact, deterministic, the lesion the only difference, written as a whole."""
+import cv2
+import numpy as np
+import pytest
+
+from helpers import read_pixels
+from preparation import phantom
+from prepared import snapshot
+
+
+def draw(seed: int, diseased: bool = True, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    return phantom.draw_skin(np.random.default_rng(seed), size, diseased)
+
+
+def test_equal_for_one_seed_and_different_for_another():
+    for first, again in zip(draw(3), draw(3), strict=True):
+        assert np.array_equal(first, again)
+    assert not np.array_equal(draw(3)[0], draw(4)[0])
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_the_lesion_is_the_only_difference(seed):
+    diseased, mask = draw(seed)
+    normal, empty = draw(seed, diseased=False)
+    assert diseased.shape == (128, 128, 3) and mask.shape == (128, 128)
+    assert diseased.dtype == mask.dtype == np.uint8
+    assert not empty.any() and set(np.unique(mask)) == {0, 255}
+    lesion = mask > 0
+    near = cv2.dilate(mask, np.ones((7, 7))) > 0  # the outline is soft
+    assert np.array_equal(diseased[~near], normal[~near])
+    assert diseased[lesion].mean() < normal[lesion].mean() - 10
+    low, high = phantom.LESION_AREA
+    assert low - 0.01 <= lesion.mean() <= high + 0.01
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two images in each subset."""
+    monkeypatch.setattr(phantom, 'SUBSETS', [subset._replace(count=2)
+                                             for subset in phantom.SUBSETS])
+
+
+def test_the_layout(tmp_path, few):
+    folder = tmp_path / 'new' / 'phantom'
+    phantom.write_phantom(folder, size=64, progress=False)
+    assert [path.name for path in folder.parent.iterdir()] == ['phantom']
+    files = snapshot(folder)
+    assert sorted(files) == sorted(['README.txt'] + [
+        f'{place}_000{number}{ending}.png' for number in (1, 2) for place, ending in (
+            ('trainA/disease', ''), ('trainB/normal', ''), ('testA/disease', ''),
+            ('testB/normal', ''), ('val/images/disease', ''),
+            ('test/labels/disease', '_segmentation'), ('val/labels/disease', '_segmentation'))])
+    images = {read_pixels(path).tobytes() for path in folder.rglob('*.png')}
+    assert len(images) == 14  # no image twice, in any subset
+    phantom.write_phantom(tmp_path / 'again', size=64, progress=False)
+    assert snapshot(tmp_path / 'again') == files
+
+
+def test_a_failure_leaves_nothing(tmp_path, few, monkeypatch):
+    calls = []
+    draw_skin = phantom.draw_skin
+
+    def fail_late(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise OSError('disk full')
+        return draw_skin(*arguments)
+
+    monkeypatch.setattr(phantom, 'draw_skin', fail_late)
+    with pytest.raises(OSError, match='disk full'):
+        phantom.write_phantom(tmp_path / 'phantom', size=64, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_set_written_meanwhile_stays(tmp_path, few):
+    phantom.write_phantom(tmp_path / 'phantom', seed=1, size=64, progress=False)
+    before = snapshot(tmp_path / 'phantom')
+    phantom.write_phantom(tmp_path / 'phantom', seed=2, size=64, progress=False)
+    assert snapshot(tmp_path / 'phantom') == before
+    assert [path.name for path in tmp_path.iterdir()] == ['phantom']

@@ -1,0 +1,217 @@
+"""The report: what it says, that it needs nothing else, and how it behaves in a browser."""
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from inference.metrics import METRIC_INFO, METRICS, summarize
+from reporting import report
+
+HOSTILE = '</script><img src=x onerror="document.title=1"> & \'"'
+NAMES = ('b_10', 'b_9', HOSTILE, 'ü')
+JA = (80.0, 20.0, 50.0, None)
+
+
+def entries(names=NAMES, ja=JA):
+    for number, (name, value) in enumerate(zip(names, ja, strict=True)):
+        rng = np.random.default_rng(number)
+        image = rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        yield report.Entry(name, {'image': image, 'mask': image[..., 0], 'overlay': image},
+                           value if value is None else dict.fromkeys(METRICS, 90.0) | {'JA': value})
+
+
+def write(path, title='x', facts=(), entries=()):
+    report.write(path, title, dict(facts), entries, METRIC_INFO, summarize)
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp('page') / 'report.html'
+    write(path, f'Test of {HOSTILE}', {'checkpoint': HOSTILE}, entries())
+    return path
+
+
+def test_needs_nothing_beside_it(page):
+    text = page.read_text(encoding='utf-8')
+    frame = re.sub('<script type="application/json".*?</script>', '', text, flags=re.DOTALL)
+    assert not re.search(r'(https?:)?//\w+\.\w', frame)  # no address
+    assert not re.findall(r'<(?:script|link)[^>]*(?:src|href)="(?!data:)', frame)
+    assert [path.name for path in page.parent.iterdir()] == ['report.html']
+    assert '{{' not in frame  # every placeholder is filled
+
+
+def test_names_are_text(page):
+    text = page.read_text(encoding='utf-8')
+    assert '<img src=x' not in text and text.count('</script>') == 2
+    assert text.count('&lt;/script&gt;') == 3  # title, heading, fact
+
+
+def test_metrics_of_those_with_a_label(page):
+    text = page.read_text(encoding='utf-8')
+    assert 'Metrics over 3 images with a label, in percent' in text
+    rows = dict(re.findall(r'<th scope="row">(\w+)</th><td>([\d.]+)</td>', text))
+    assert rows == {'mean': '50.0', 'median': '50.0', 'lowest': '20.0', 'highest': '80.0'}
+    histogram = re.search(r'<svg[^>]*desc_JA.*?</svg>', text, re.DOTALL)[0]
+    assert '3 images in 20 bins from 0 to 100 percent; mean 50.0, median 50.0' in histogram
+    bars = re.findall(r'<rect x="([\d.]+)"', histogram)
+    assert len(bars) == 3 and float(bars[2]) - float(bars[1]) == float(bars[1]) - float(bars[0])
+
+
+def test_without_labels(tmp_path):
+    write(tmp_path / 'report.html', entries=entries(ja=[None] * 4))
+    text = (tmp_path / 'report.html').read_text(encoding='utf-8')
+    assert 'No image has a label' in text and '<table>' not in text
+
+
+def test_a_broken_report_leaves_the_one_before(page):
+    before = page.read_bytes()
+
+    def broken():
+        yield from entries()
+        raise OSError('disk')
+    with pytest.raises(OSError, match='disk'):
+        write(page, entries=broken())
+    assert page.read_bytes() == before and len(list(page.parent.iterdir())) == 1
+
+
+def test_many_images_are_embedded_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, 'MAX_LARGE_ENTRIES', 20)
+
+    def size(count):
+        image = np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8)
+        path = tmp_path / 'report.html'
+        write(path, entries=(report.Entry(str(i), {'image': image}) for i in range(count)))
+        return path.stat().st_size / count
+    assert size(21) < 0.7 * size(20)
+    assert size(22) == pytest.approx(size(21), rel=0.02)  # those behind are as small as the first
+
+
+# ------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip('selenium.webdriver')
+    if not (shutil.which('chromium') and shutil.which('chromedriver')):
+        pytest.skip('needs chromium and chromedriver')
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which('chromium')
+    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run',
+                 'disable-background-networking', 'disable-component-update', 'disable-sync',
+                 f'user-data-dir={tmp_path_factory.mktemp("browser")}', 'window-size=1200,900'):
+        options.add_argument(f'--{flag}')
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.set_window_size(1200, 900)
+    browser.get(page.as_uri())
+    yield browser
+    assert browser.get_log('browser') == []  # no errors, no requests that failed
+
+
+def texts(browser, selector):
+    return [element.text for element in browser.find_elements('css selector', selector)]
+
+
+def order(browser):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#cards li:not([hidden]) h3')]"
+        ".map(heading => heading.firstChild.textContent)")
+
+
+def choose(browser, value):
+    browser.execute_script("const order = document.getElementById('order');"
+                           "order.value = arguments[0];"
+                           "order.dispatchEvent(new Event('change'))", value)
+
+
+def press(browser, *keys):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    for key in keys:
+        ActionChains(browser).send_keys(getattr(Keys, key)).perform()
+
+
+def large(browser):
+    """Name and kind of the image that the enlarged view shows; None while it is closed."""
+    return browser.execute_script(
+        "return document.getElementById('large').open ? ["
+        "document.getElementById('large_name').textContent, "
+        "document.querySelector('#large_kinds [aria-pressed=true]').lastChild.textContent] : null")
+
+
+def test_sorted_and_filtered(opened):
+    assert order(opened) == [HOSTILE, 'b_9', 'b_10', 'ü']  # numbers count as numbers
+    choose(opened, 'JA')
+    assert order(opened) == ['b_9', HOSTILE, 'b_10', 'ü']
+    choose(opened, 'JA down')
+    assert order(opened) == ['b_10', HOSTILE, 'b_9', 'ü']  # without a label: last both ways
+    opened.find_element('id', 'filter').send_keys('B_')
+    assert order(opened) == ['b_10', 'b_9']
+    assert texts(opened, '#count') == ['2 of 4 shown']
+    assert opened.title == f'Test of {HOSTILE}'  # nothing in a name has run
+
+
+def test_images_have_texts(opened):
+    alternatives = opened.execute_script(
+        "return [...document.querySelectorAll('#cards img')].map(image => image.alt)")
+    assert len(alternatives) == 12
+    assert {'soft mask of b_9, JA 20.0 percent', 'image of ü, no label'} < set(alternatives)
+    assert opened.execute_script("return [...document.images].filter(image => image.src)"
+                                 ".every(image => image.naturalWidth == 60)")
+    assert opened.find_element('css selector', 'html').get_attribute('lang') == 'en'
+
+
+def test_enlarged_by_mouse(opened):
+    assert large(opened) is None
+    opened.find_element('css selector', '#cards li:nth-child(2) figure:nth-child(2) button').click()
+    assert large(opened) == ['b_9', 'soft mask']
+    assert 'JA 20.0 %' in opened.find_element('id', 'large_metrics').text
+    opened.find_element('id', 'next').click()
+    assert large(opened) == ['b_10', 'soft mask']
+    opened.find_element('id', 'previous').click()
+    opened.find_element('css selector', '#large_kinds button:nth-child(3)').click()
+    assert large(opened) == ['b_9', 'overlay']
+    press(opened, 'ARROW_RIGHT')  # the focus stayed in the dialog
+    assert large(opened) == ['b_10', 'overlay']
+    opened.find_element('id', 'close').click()
+    assert large(opened) is None
+
+
+def test_enlarged_by_keyboard(opened):
+    choose(opened, 'JA')
+    button = opened.find_element('css selector', '#cards li:nth-child(1) button')
+    opened.execute_script('arguments[0].focus()', button)
+    press(opened, 'ENTER')
+    assert large(opened) == ['b_9', 'image']
+    press(opened, 'ARROW_RIGHT', 'ARROW_RIGHT')
+    assert large(opened) == ['b_10', 'image']
+    press(opened, 'ARROW_RIGHT', 'ARROW_RIGHT')  # the last one stays
+    assert large(opened) == ['ü', 'image']
+    press(opened, 'ARROW_DOWN')
+    assert large(opened) == ['ü', 'soft mask']
+    press(opened, 'ARROW_LEFT', 'ARROW_UP', 'ARROW_UP')
+    assert large(opened) == ['b_10', 'overlay']
+    press(opened, 'ESCAPE')
+    assert large(opened) is None
+    assert opened.switch_to.active_element == button
+
+
+def test_narrow_screen(opened):
+    opened.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
+                           {'width': 375, 'height': 700, 'deviceScaleFactor': 2, 'mobile': True})
+    try:
+        assert opened.execute_script('return document.documentElement.scrollWidth') <= 375
+        heights = opened.execute_script(
+            "return [...document.querySelectorAll('select, input, #cards button')]"
+            ".map(element => element.getBoundingClientRect().height)")
+        assert min(heights) >= 44
+    finally:
+        opened.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})

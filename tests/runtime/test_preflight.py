@@ -1,0 +1,91 @@
+"""--dry_run, the memory check, and command lines drawn at random."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from config import resolve
+from fuzz import run as fuzz
+from helpers import STAGE_1, TINY, TINY_FLAGS, assert_one_line_error
+from networks import build_networks, count_parameters
+from runtime import preflight
+
+RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 1]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(places):
+    out = places.done(*RUN, '--dry_run', 'True')
+    for text in ('stage 0: localizer (ours recipe), starts anew', 'stage 1: label transfer (ours',
+                 'stage 2: student (ours', '5 disease and 3 normal images',
+                 '2 labeled images in val', 'nothing was written'):
+        assert text in out
+    assert out.count('ch 4, images of 32×32') == 1  # stage 1's flags; the others have their own
+    assert not places.results.parent.exists()
+
+
+def test_a_dry_run_of_stages_that_have_run(stage_1):
+    before = sorted(stage_1.results.rglob('*'))
+    out = stage_1.done(*RUN, *STAGE_1, '--dry_run', 'True')
+    assert f'would be moved to {stage_1.results}/earlier_' in out
+    out = stage_1.done(*RUN, *STAGE_1, '--resume', 'True', '--dry_run', 'True')
+    assert '(published recipe), resumes' in out and 'would be moved' not in out
+    out = stage_1.done(*RUN, '--recipe', 'published', '--stage', 2, '--dry_run', 'True')
+    assert 'stage 2: label transfer given stage-1 soft masks' in out
+    assert sorted(stage_1.results.rglob('*')) == before
+
+
+def test_a_dry_run_finds_what_would_stop_the_run(places, monkeypatch):
+    (places.data / 'trainA' / 'x.png').write_text('text')
+    refused = places.run(*RUN, '--dry_run', 'True')
+    assert refused.returncode == 2 and 'x.png' in refused.stderr
+    (places.data / 'trainA' / 'x.png').unlink()
+    assert_one_line_error(places.run(*RUN, '--dry_run', 'True', '--result_dir',
+                                     places.data / 'trainA' / 'a0.png' / 'x'), '--result_dir')
+    assert_one_line_error(places.run('--phase', 'train', '--stage', 2, '--dry_run', 'True'),
+                          'stage-1 network is needed')
+    monkeypatch.setattr(preflight.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1000))
+    assert_one_line_error(places.run(*RUN, '--dry_run', 'True'), 'checkpoints need',
+                          '--keep_checkpoints')
+    assert_one_line_error(places.run('--phase', 'test', '--dry_run', 'True'), '--dry_run')
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(places):
+    for flags in (['--ch', 4096], ['--batch_size', 65536, '--ch', 62, '--img_size', 256]):
+        assert_one_line_error(places.run(*RUN, *STAGE_1, *flags), flags[0], 'of memory')
+
+
+def test_disk_and_memory_follow_the_networks():
+    small, large = (resolve({**TINY, 'recipe': 'published', 'ch': ch}) for ch in (4, 8))
+    of_small, of_large = count_parameters(small), count_parameters(large)
+    built = build_networks(small, names=['genA2B'])['genA2B']
+    assert of_small['genA2B'] == sum(parameter.numel() for parameter in built.parameters())
+    assert preflight.memory_needed(large, of_large) > preflight.memory_needed(small, of_small)
+    assert preflight.disk_needed(large, of_large) > 2 * preflight.disk_needed(small, of_small)
+    student = resolve({**TINY, 'stage': 2, 'keep_checkpoints': 1})
+    counts = count_parameters(student)
+    per_network = sum(counts.values()) / 3
+    assert preflight.disk_needed(student, counts) == pytest.approx(3 * per_network * (12 + 4 + 4))
+
+
+@pytest.mark.parametrize('options, maps', [
+    ({'stage': 0}, 18), ({'generation': 'first'}, 115), ({'generation': 'second'}, 128),
+    ({'stage': 2, 'recipe': 'published'}, 115), ({'stage': 2}, 60),
+    ({'stage': 2, 'student_network': 'localizer'}, 20)])
+def test_memory_is_the_fitted_formula(options, maps):
+    config = resolve({**TINY, 'img_size': (32, 64), 'batch_size': 3, **options})
+    assert preflight.memory_needed(config, {'a': 10, 'b': 5}) == pytest.approx(
+        0.7e9 + 16 * 15 + 4 * maps * 4 * 32 * 64 * 3)
+
+
+def test_checkpoints_are_as_large_as_predicted(stage_1_run):
+    config = resolve({**TINY, 'recipe': 'published', 'keep_checkpoints': 1})
+    predicted = preflight.disk_needed(config, count_parameters(config)) / 3
+    size = (stage_1_run.results / 'model1' / 'Tiny_params_0000002.pt').stat().st_size
+    assert predicted * 0.9 < size < predicted * 1.1 + 200_000  # names and states besides numbers
+
+
+def test_random_command_lines_end_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('reporting.curves.draw', lambda folder: None)  # it has its own tests
+    torch.manual_seed(0)
+    assert fuzz(25, seed=3, report=print) == []

@@ -1,0 +1,272 @@
+"""Runs that are stopped, killed, out of disk or out of numbers: nothing that was done is lost."""
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+
+import checkpoint as checkpoints
+import config
+from helpers import (
+    PROJECT,
+    STAGE_1,
+    TINY,
+    TINY_FLAGS,
+    Places,
+    draw_data_set,
+    names,
+    read_csv,
+    same,
+)
+from stages import losses, optim
+from stages.label_transfer import LabelTransferStage
+from stages.localizer import LocalizerStage
+from stages.student import StudentStage
+
+RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--normal_batch', 1, '--print_freq', 100,
+       '--save_freq', 100]
+STAGES = {0: LocalizerStage, 1: LabelTransferStage, 2: StudentStage}
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Drawing takes as long as such a run, and has its own tests."""
+    monkeypatch.setattr('reporting.curves.draw', lambda folder: None)
+
+
+@pytest.fixture(scope='module')
+def teachers(stage_1_run, tmp_path_factory):
+    """Checkpoints of stages 0 and 1."""
+    folder = tmp_path_factory.mktemp('stage_0')
+    places = Places(draw_data_set(folder / 'data'), folder)
+    places.done(*RUN, '--stage', 0, '--iteration', 1)
+    return {0: places.results / 'model0' / 'best.pt',
+            1: stage_1_run.results / 'model1' / 'best.pt'}
+
+
+def at_iteration(stage_class: type, number: int, act: Callable[[], None]):
+    """A patch that calls `act` at the end of a stage's step at this iteration, counted from 1."""
+    step = stage_class.step
+
+    def patched(self, batch, iteration):
+        result = step(self, batch, iteration)
+        if number == iteration + 1:
+            act()
+        return result
+
+    return mock.patch.object(stage_class, 'step', patched)
+
+
+def send(name: str) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), getattr(signal, name))
+
+
+def iterations(path):
+    return [int(row['iteration']) for row in read_csv(path)]
+
+
+# ------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize('stage, name, teacher, more', [
+    (0, 'SIGTERM', None, []), (1, 'SIGINT', None, STAGE_1), (2, 'SIGUSR1', 1, []),
+    (2, 'SIGTERM', 0, ['--student_network', 'localizer', '--grabcut', 'True',
+                       '--outline_margin', 2, '--contrast_jitter', 'True'])])
+def test_a_signal_saves_and_the_resumed_run_is_the_same_to_the_bit(places, teachers, stage, name,
+                                                                   teacher, more):
+    flags = [*RUN, '--iteration', 4, '--stage', stage, '--augment', 'True', *more]
+    if teacher is not None:
+        flags += ['--teacher', teachers[teacher]]
+    places.done(*flags)
+    folder = places.results / f'model{stage}'
+    last = folder / 'Tiny_params_0000004.pt'
+    whole = torch.load(last, weights_only=True)
+
+    with at_iteration(STAGES[stage], 2, send(name)):
+        stopped = places.run(*flags)
+    assert stopped.returncode == 0, stopped.stderr
+    assert f'{name}: finishing this iteration' in stopped.stderr
+    assert 'Tiny_params_0000002.pt is kept, and --resume True goes on from it' in stopped.stderr
+    assert not last.exists() and checkpoints.read(folder / 'Tiny_params_0000002.pt').iteration == 2
+    # any number of reading threads goes on the same way
+    places.done('--phase', 'train', '--stage', stage, '--resume', 'True', '--num_workers', 2)
+    again = torch.load(last, weights_only=True)
+    for key in whole:
+        assert same(whole[key], again[key]), key
+    assert iterations(places.results / f'log{stage}' / 'losses.csv') == [1, 2, 3, 4]
+
+
+def test_a_stopped_run_of_all_stages_goes_on_where_it_was(places, small_stages):
+    flags = [*RUN, '--iteration', 3, '--localization_weight', 5]
+    with at_iteration(LabelTransferStage, 1, send('SIGTERM')):
+        stopped = places.run(*flags)
+    assert stopped.returncode == 0 and '--- stage 2' not in stopped.stdout
+    assert '--- stage 0' in stopped.stdout
+    out = places.done(*flags, '--resume', 'True')
+    assert '--- stage 0' not in out and '--- stage 2' in out
+    assert iterations(places.results / 'log1' / 'losses.csv') == [1, 2, 3]
+
+
+def test_a_second_sigint_leaves_at_once(places):
+    def twice():
+        send('SIGINT')()
+        send('SIGINT')()
+
+    with at_iteration(LabelTransferStage, 3, twice):
+        stopped = places.run(*RUN, *STAGE_1, '--iteration', 5, '--save_freq', 2)
+    assert stopped.returncode == 130
+    assert 'left at once; ' in stopped.stderr and 'Tiny_params_0000002.pt is kept' in stopped.stderr
+    assert not (places.results / 'model1' / 'Tiny_params_0000003.pt').exists()
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(places):
+    folder = places.results / 'model1'
+    flags = [*RUN, *STAGE_1, '--iteration', 100000, '--save_freq', 1, '--resume', 'True']
+    running = subprocess.Popen([sys.executable, str(PROJECT / 'main.py'),
+                                *map(str, (*places.flags, *flags))], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while running.poll() is None and not any(int(path.stem[-7:]) > 3 for path in
+                                             checkpoints.numbered(folder, 'Tiny')):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.kill()
+    _, stderr = running.communicate()
+    assert running.returncode == -signal.SIGKILL, stderr
+    files = checkpoints.numbered(folder, 'Tiny')
+    reached = checkpoints.read(files[-1]).iteration
+    assert all(checkpoints.read(path) for path in [*files, folder / 'best.pt'])
+    (folder / '.tmp_Tiny_params_0000099.pt').write_bytes(b'half')
+    places.done(*flags, '--iteration', reached + 1)
+    assert iterations(places.results / 'log1' / 'losses.csv') == list(range(1, reached + 2))
+    assert not list(folder.glob('.*'))
+
+
+# ---------------------------------------------------------------------------------- full disks
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(places):
+    flags = [*RUN, *STAGE_1, '--iteration', 4, '--save_freq', 2]
+    save = torch.save
+
+    def full(content, file):
+        if content['iteration'] == 4:
+            file.write(b'part of it')
+            raise OSError(28, 'No space left on device')
+        save(content, file)
+
+    with mock.patch('torch.save', full):
+        stopped = places.run(*flags)
+    assert stopped.returncode == 1 and 'Traceback' not in stopped.stderr
+    last = stopped.stderr.splitlines()[-1]
+    assert 'Tiny_params_0000004.pt: cannot be written: No space left' in last
+    assert 'Tiny_params_0000002.pt is kept' in last
+    folder = places.results / 'model1'
+    assert names(folder) == ['Tiny_params_0000002.pt', 'best.pt']
+    assert 'finished at iteration 4' in places.done(*flags, '--resume', 'True')
+
+
+@contextmanager
+def largest_file(limit: int):
+    """Within, this process can write no file of more bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_limit_that_torch_itself_runs_into(places):
+    with largest_file(200_000):  # logs fit, a checkpoint does not
+        stopped = places.run(*RUN, *STAGE_1, '--iteration', 1)
+    assert stopped.returncode == 1 and 'Traceback' not in stopped.stderr, stopped.stderr
+    assert 'Tiny_params_0000001.pt: cannot be written' in stopped.stderr
+    assert 'no checkpoint had been written yet' in stopped.stderr
+    assert not list((places.results / 'model1').iterdir())
+
+
+def test_an_image_that_vanishes_is_named_and_the_run_is_kept(places):
+    def remove():
+        for path in (places.data / 'trainA').glob('*.png'):
+            path.unlink()
+
+    with at_iteration(LabelTransferStage, 2, remove):
+        stopped = places.run(*RUN, *STAGE_1, '--iteration', 9, '--save_freq', 1, '--cache_mb', 0)
+    assert stopped.returncode == 1, stopped.stderr
+    last = stopped.stderr.splitlines()[-1]
+    assert 'trainA/a' in last and 'Tiny_params_0000002.pt is kept' in last
+
+
+# -------------------------------------------------------------------------- numbers that are none
+
+
+def break_once(name: str, number: int, factor: float):
+    """A patch by which one loss function gives `factor` times its result at its n-th call."""
+    function, calls = getattr(losses, name), []
+
+    def broken(*arguments, **keywords):
+        calls.append(1)
+        return function(*arguments, **keywords) * (factor if len(calls) == number else 1)
+
+    return mock.patch.object(losses, name, broken)
+
+
+@pytest.mark.parametrize('stage, name', [(0, 'image_label'), (1, 'l1'),
+                                         (1, 'adversarial'), (2, 'dice')])
+def test_a_loss_that_is_no_number_costs_one_step(places, teachers, stage, name):
+    flags = {0: ['--stage', 0], 1: STAGE_1, 2: ['--stage', 2, '--teacher', teachers[1]]}[stage]
+    with break_once(name, 3, float('nan')):
+        run = places.run(*RUN, *flags, '--iteration', 4)
+    assert run.returncode == 0, run.stderr
+    assert 'step skipped (1 so far)' in run.stdout + run.stderr
+    log = read_csv(places.results / f'log{stage}' / 'losses.csv')
+    assert sum(float(row['skipped']) for row in log) == 1
+    content = torch.load(places.results / f'model{stage}' / 'Tiny_params_0000004.pt',
+                         weights_only=True)
+    assert content['progress']['skipped'] == 1
+
+
+def test_a_skipped_step_leaves_no_trace():
+    stage = LocalizerStage(config.resolve({**TINY, 'stage': 0, 'batch_size': 2}),
+                           torch.device('cpu'))
+    batch = {domain: torch.rand(2, 3, 32, 32) for domain in 'AB'}
+    moments = stage.optimizers['localizer'].state
+
+    def copies():
+        return ({name: value.clone() for name, value in stage.networks.state_dict().items()},
+                [value.clone() for state in moments.values() for value in state.values()])
+
+    stage.step(batch, 0)
+    before = copies()
+    assert before[1] and stage.step({**batch, 'A': batch['A'] * float('inf')}, 1).skipped
+    assert same(before, copies())
+    assert not stage.step(batch, 2).skipped
+
+
+def test_steps_skipped_in_a_row_end_the_run_and_name_the_loss(places):
+    broken = mock.patch.object(losses, 'class_attention',
+                               lambda logit, source_domain: logit.sum() * float('inf'))
+    flags = [*RUN, *STAGE_1, '--iteration', 2, '--save_freq', 1]
+    places.done(*flags)
+    good = places.results / 'model1' / 'Tiny_params_0000002.pt'
+    before = torch.load(good, weights_only=True)
+    with broken:  # and the good checkpoint is not pushed out by saving in between
+        stopped = places.run(*flags, '--resume', 'True', '--iteration', 50)
+    assert stopped.returncode == 1
+    last = stopped.stderr.splitlines()[-1]
+    assert 'the class_attention loss became' in last and 'at iteration 3 ' in last
+    assert f'{optim.GIVE_UP_AFTER} steps in a row' in last and f'{good} is kept' in last
+    assert same(before, torch.load(good, weights_only=True))
+
+
+def test_absurd_learning_rates_end_without_a_traceback(places):
+    stopped = places.run(*RUN, *STAGE_1, '--iteration', 60, '--lr', 1e30)
+    assert stopped.returncode == 1 and 'steps in a row had to be skipped' in stopped.stderr

@@ -1,0 +1,97 @@
+"""The localizer of stage 0: its localization maps, what it learns, and its schedule."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from config import Config, resolve
+from helpers import TINY
+from networks import Localizer, build_networks
+from stages.localizer import LocalizerStage
+
+TINY_LOCALIZER = Config(stage=0, **TINY)
+
+
+@pytest.mark.parametrize('size', [(32, 32), (40, 24)])
+def test_its_maps_reach_from_the_normal_logit_to_their_maximum(size):
+    torch.manual_seed(0)
+    network = Localizer(TINY_LOCALIZER).eval()
+    image = torch.rand(3, 3, *size) * 2 - 1
+    network.normal_logit.fill_(-100)
+    output = network.predict_mask(image)
+    assert output.mask.shape == (3, 1, *size)
+    assert output.heatmap.shape == (3, 1, size[0] // 4, size[1] // 4)
+    assert 0 <= output.mask.min() and 0.9 < output.mask.max() <= 1
+    network.normal_logit.fill_(100)  # nothing rises above what normal images show
+    assert network.predict_mask(image).mask.max() == 0
+
+
+def test_without_an_upright_side_rotated_images_have_rotated_maps():
+    torch.manual_seed(0)
+    network = Localizer(TINY_LOCALIZER).eval()
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    network.normal_logit.copy_(network(image).min().detach())
+    for change in (lambda x: x.flip(3), lambda x: x.rot90(1, (2, 3))):
+        for any_orientation in (False, True):
+            network.any_orientation.fill_(any_orientation)
+            moves_along = torch.allclose(network.predict_mask(change(image)).mask,
+                                         change(network.predict_mask(image).mask), atol=1e-4)
+            assert moves_along == (any_orientation or change(image).equal(image.flip(3)))
+
+
+@pytest.mark.parametrize('tta', ['none', 'mirror', 'flips'])
+def test_the_option_tta_says_whether_images_have_an_upright_side(tta):
+    stage = LocalizerStage(resolve({**TINY, 'stage': 0, 'tta': tta}), torch.device('cpu'))
+    assert bool(stage.mask_network.any_orientation) == (tta == 'flips')
+
+
+def noise_with_squares(count: int, seed: int, diseased: bool = True) -> tuple[Tensor, np.ndarray]:
+    """Noise images on a random gray; diseased ones hold a bright square. And the squares as masks.
+    """
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(-0.6, 0, (count, 1, 1, 1)) + rng.normal(0, 0.1, (count, 3, 32, 32))
+    masks = np.zeros((count, 32, 32), bool)
+    for image, mask in zip(images, masks, strict=True):
+        top, left = rng.integers(4, 20, 2)
+        if diseased:
+            mask[top:top + 9, left:left + 9] = True
+            image[:, mask] += 0.8
+    return torch.from_numpy(images.clip(-1, 1).astype(np.float32)), masks
+
+
+def test_it_localizes_what_only_disease_images_have():
+    config = resolve({'dataset': 'any', 'stage': 0, 'ch': 8, 'img_size': 32, 'iteration': 80,
+                      'batch_size': 8, 'device': 'cpu'})
+    torch.manual_seed(0)
+    stage = LocalizerStage(config, torch.device('cpu'))
+    for iteration in range(80):
+        for group in stage.optimizers['localizer'].param_groups:
+            group['lr'] = config.lr * stage.schedule(iteration / 80)
+        result = stage.step({'A': noise_with_squares(8, iteration)[0],
+                             'B': noise_with_squares(8, iteration + 1000, False)[0]}, iteration)
+        assert all(math.isfinite(value) for value in result.losses.values())
+        assert 0 <= result.mask_share <= 1 and not result.skipped
+    image, mask = noise_with_squares(32, 5000)
+    stage.networks.eval()
+    with torch.no_grad():
+        maps = stage.mask_network.predict_mask(image).mask[:, 0].numpy()
+    assert maps[mask].mean() > 1.5 * maps[~mask].mean()
+    brightest = [mask[index].flat[of_image.argmax()] for index, of_image in enumerate(maps)]
+    assert np.mean(brightest) > 0.8
+    assert not stage.final_warning()
+    stage.recent_loss.fill_(0.6)
+    assert 'hardly distinguishes' in stage.final_warning()
+
+
+def test_the_schedule_rises_and_falls_to_nothing():
+    rates = [LocalizerStage.schedule(step / 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.04) and rates[30] == pytest.approx(1) == max(rates)
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+    ramp = [LocalizerStage.normal_ramp(step / 10) for step in range(11)]
+    assert ramp[0] == 0 and ramp[5:] == [1] * 6 and ramp == sorted(ramp)
+
+
+def test_it_has_one_network():
+    assert list(build_networks(TINY_LOCALIZER)) == ['localizer']

@@ -1,0 +1,215 @@
+"""The student of stage 2: its pseudo-labels, its three networks, and that it learns."""
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from config import Config
+from helpers import TINY
+from inference.metrics import jaccard
+from inference.refinement import CORE, erode
+from networks import (
+    BatchNormBlock,
+    LocalizerStudent,
+    MaskPrediction,
+    SegmentationNetwork,
+    build_networks,
+)
+from stages import student
+from stages.student import StudentStage
+from utils import UserError
+
+
+def squares(count: int, size: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noise images with a bright square, and the square's mask: count×3×H×W, count×1×H×W."""
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.uniform(-1, -0.4, (count, 3, size, size)).astype(np.float32))
+    mask = torch.zeros(count, 1, size, size)
+    for index in range(count):
+        top, left = rng.integers(4, size - 14, 2)
+        mask[index, :, top:top + 10, left:left + 10] = 1
+    return torch.where(mask > 0, 0.8, image), mask
+
+
+def batch_of(image: Tensor, mask: Tensor, normal: int = 2) -> dict[str, Tensor]:
+    """A batch whose soft masks are `mask`."""
+    rng = np.random.default_rng(9)
+    empty = rng.uniform(-1, -0.4, (normal, *image.shape[1:])).astype(np.float32)
+    return {'A': image, 'B': torch.from_numpy(empty), 'mask': mask * 2 - 1}
+
+
+@pytest.fixture
+def make_student(tiny_config):
+    def make(**changed):
+        torch.manual_seed(0)
+        return StudentStage(tiny_config(stage=2, **{'iteration': 50, 'batch_size': 4, 'ch': 8,
+                                                    'lr': 3e-3, **changed}), torch.device('cpu'))
+    return make
+
+
+# -------------------------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize('ch, size', [(4, (32, 32)), (6, (48, 36)), (3, (100, 60))])
+@pytest.mark.parametrize('img_ch', [1, 3])
+def test_the_network_keeps_the_size(ch, size, img_ch):
+    network = SegmentationNetwork(Config(stage=2, **{**TINY, 'ch': ch, 'img_ch': img_ch}))
+    output = network.predict_mask(torch.rand(2, img_ch, *size) * 2 - 1)
+    assert output.mask.shape == (2, 1, *size)
+    assert 0 <= output.mask.min() <= output.mask.max() <= 1
+    assert output.heatmap is None
+
+
+def trained_localizer(ch: int) -> SimpleNamespace:
+    """A localizer as if it had learned, as a checkpoint: no statistic is at its start."""
+    torch.manual_seed(1)
+    localizer = build_networks(Config(stage=0, **{**TINY, 'ch': ch}))['localizer']
+    with torch.no_grad():
+        for _ in range(3):
+            localizer(torch.rand(4, 3, 32, 32) * 2 - 1)
+    return SimpleNamespace(path='localizer.pt', network=localizer.eval(),
+                           networks={'localizer': localizer.state_dict()})
+
+
+@pytest.mark.parametrize('size', [(32, 32), (16, 20)])
+def test_a_student_that_starts_from_the_localizer_begins_as_it(make_student, size):
+    localizer = trained_localizer(8)
+    stage = make_student(student_network='localizer')
+    stage.start_from_teacher(localizer, 'teacher.pt')
+    image = torch.rand(2, 3, *size) * 2 - 1
+    for name in ('student', 'ema', 'target'):
+        network = stage.networks[name].train()
+        assert isinstance(network, LocalizerStudent)
+        logit = network(image)
+        assert logit.shape == (2, 1, *size)
+        enlarged = torch.nn.functional.interpolate(localizer.network(image), size=size,
+                                                   mode='bilinear')
+        assert torch.allclose(logit, enlarged, atol=1e-5)
+
+
+def test_a_localizer_that_does_not_fit_or_is_missing_is_an_error(make_student):
+    stage = make_student(student_network='localizer')
+    with pytest.raises(UserError, match='localizer.pt is of another shape'):
+        stage.start_from_teacher(trained_localizer(4), 'teacher.pt')
+    with pytest.raises(UserError, match='none taught teacher.pt'):
+        stage.start_from_teacher(None, 'teacher.pt')
+    make_student().start_from_teacher(None, 'teacher.pt')  # a U-Net needs none
+
+
+def test_it_learns_without_touching_the_statistics_of_stage_0(make_student):
+    stage = make_student(student_network='localizer', lr=3e-3, target_update_freq=0)
+    stage.start_from_teacher(trained_localizer(8), 'teacher.pt')
+    before = {name: buffer.clone() for name, buffer in stage.networks.named_buffers()}
+    totals = [stage.step(batch_of(*squares(4, seed=number)), number).losses['total']
+              for number in range(40)]
+    assert totals[-1] < 0.7 * totals[0]
+    assert all(torch.equal(buffer, before[name]) for name, buffer in stage.networks.named_buffers())
+    assert any(isinstance(part, BatchNormBlock) for part in stage.networks['ema'].modules())
+
+
+@pytest.mark.parametrize('normal', [0, 2])
+def test_it_learns_what_the_teacher_shows(make_student, normal):
+    """Soft masks in which a fifth of the lesions are missing: the student finds them all."""
+    stage = make_student(normal_batch=normal, warm_up=30, target_update_freq=10,
+                         min_teacher_iou=0.0)
+    for iteration in range(50):
+        image, mask = squares(4, seed=iteration)
+        incomplete = mask * (torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(
+            iteration)) > 0.2)
+        result = stage.step(batch_of(image, incomplete, normal), iteration)
+        assert all(math.isfinite(value) for value in result.losses.values())
+        assert 0 <= result.mask_share <= 1
+    stage.networks.eval()
+    image, mask = squares(16, seed=1000)
+    with torch.no_grad():
+        segmentation = stage.mask_network.predict_mask(image).mask > 0.5
+    assert jaccard(segmentation.numpy(), mask.numpy() > 0) > 0.7
+
+
+# ---------------------------------------------------------------------------------- pseudo-labels
+
+
+def test_first_pseudo_labels_are_made_once(make_student, monkeypatch):
+    stage = make_student()
+    batches = batch_of(*squares(3)), batch_of(*squares(3, seed=1))
+    expected = [stage.first_pseudo_labels(batch) for batch in batches]
+    monkeypatch.setattr(student, 'pseudo_labels', None)  # to call it again would fail
+    for batch, labels in zip(batches, expected, strict=True):
+        assert (np.stack(stage.first_pseudo_labels(batch)) == np.stack(labels)).all()
+    assert not (np.stack(expected[0]) == np.stack(expected[1])).all()
+
+
+class FixedMask(torch.nn.Module):
+    """A target network that always gives the same soft mask."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def predict_mask(self, image: Tensor) -> MaskPrediction:
+        return MaskPrediction(self.mask)
+
+
+def test_pseudo_labels_before_and_after_the_warm_up(make_student):
+    flags = {'warm_up': 10, 'keep_components': 'all', 'refine': False}
+    stage = make_student(target_update_freq=5, min_teacher_iou=0.3, **flags)
+    image, mask = squares(3)
+    batch = batch_of(image, mask)
+    assert torch.equal(stage.targets(batch, 9), mask)
+
+    # of the first image the mask moved a little, of the others nothing at all
+    soft = torch.full_like(mask, 0.1)
+    soft[0] = 0.1 + 0.8 * mask[0].roll(2, -1)
+    stage.networks['target'] = FixedMask(soft)
+    target = stage.targets(batch, 10)
+    assert torch.equal(target[0], mask[0].roll(2, -1))
+    assert torch.equal(target[1:], mask[1:])  # too unlike the first ones, which stay
+    any_iou = make_student(min_teacher_iou=0.0, **flags)
+    any_iou.networks['target'] = FixedMask(soft)
+    assert any_iou.targets(batch, 10)[1:].sum() == 0
+    never = make_student(target_update_freq=0, **flags)
+    never.networks['target'] = FixedMask(soft)
+    assert torch.equal(never.targets(batch, 40), mask)
+
+
+def test_a_refined_pseudo_label_keeps_the_core_of_the_first_one(make_student):
+    """Even when of the lesion the target network leaves nothing but a corner."""
+    stage = make_student(warm_up=10, keep_components='all', min_teacher_iou=0.0)
+    image, mask = squares(3)
+    batch = batch_of(image, mask)
+    first = stage.targets(batch, 9)
+    stage.networks['target'] = FixedMask(0.9 * mask * mask.roll((3, 3), (2, 3)))
+    target = stage.targets(batch, 10)
+    core = torch.from_numpy(np.stack([erode(CORE, label[0].numpy() > 0) for label in first]))
+    assert core.any() and (target[:, 0].bool() & core).sum() == core.sum()
+
+
+# ------------------------------------------------------------------------------- moving average
+
+
+def test_the_target_network_is_updated_from_ema_when_it_is_due(make_student):
+    stage = make_student(warm_up=2, target_update_freq=3)
+
+    def target_equals(state):
+        return all(torch.equal(value, state[key])
+                   for key, value in stage.networks['target'].state_dict().items())
+
+    first = {key: value.clone() for key, value in stage.networks['target'].state_dict().items()}
+    updated = []
+    for iteration in range(8):
+        stage.step(batch_of(*squares(4, seed=iteration)), iteration)
+        if target_equals(stage.networks['ema'].state_dict()):
+            updated.append(iteration + 1)
+    assert updated == [2, 5, 8] and not target_equals(first)
+
+
+def test_ema_follows_its_formula(make_student):
+    stage = make_student(ema_decay=0.5)
+    before = [parameter.clone() for parameter in stage.networks['ema'].parameters()]
+    stage.step(batch_of(*squares(4)), 20)  # far enough for the decay to be 0.5
+    for old, mean, new in zip(before, stage.networks['ema'].parameters(),
+                              stage.networks['student'].parameters(), strict=True):
+        assert torch.allclose(mean, 0.5 * old + 0.5 * new, atol=1e-6)

@@ -1,0 +1,334 @@
+"""Which runs one command line stands for, and carrying them out one after the other."""
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from config import ARCHITECTURE, SAVED, Config, preset, resolve
+from runtime import signals
+from utils import UserError, make_folder
+
+if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
+    from checkpoint import Checkpoint
+    from trainer import Trainer
+
+Flags = dict[str, Any]
+TORCH_FLOOR = (2, 10)  # below, loading a file can run code or corrupt memory
+IMAGE_OPTIONS = ('img_size', 'img_ch')
+# with several stages in one command these flags are stage 1's, and the others keep their presets
+OF_STAGE_1 = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch_size', 'lr',
+              'weight_decay', 'decay_flag', 'augment', 'checkpoint')
+# flags of training that the val at its end needs as well
+OF_VAL = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile',
+          'skip_bad')
+
+
+class Stopped(Exception):
+    """Training ended early, which was said; `code` is the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Run(NamedTuple):
+    """One phase of one stage."""
+
+    flags: Flags
+    is_final_val: bool = False  # the val after all stages: of the best checkpoint alone
+
+
+# ------------------------------------------------------------------------------------- planning
+
+
+def plan(flags: Flags) -> list[Run]:
+    """The runs that a command line stands for.
+
+    Training without --stage or --checkpoint goes through all stages and lets val choose; stage 1
+    makes sure that there is the localizer it needs.
+    """
+    phase, stage = flags.get('phase', 'train'), flags.get('stage')
+    if phase in ('val', 'test', 'predict', 'export') and stage is None \
+            and not flags.get('checkpoint'):
+        return [Run(flags | {'stage': last_trained(resolve(flags))})]
+    if phase != 'train' or stage in (0, 2):
+        return [Run(flags)]
+    all_stages = stage is None and not flags.get('checkpoint')
+    if all_stages and 'teacher' in flags:
+        raise UserError('--teacher: of one stage; say which with --stage')
+    stage_1 = flags | {'stage': 1}
+    others = {name: value for name, value in flags.items() if name not in OF_STAGE_1}
+    runs = [Run(stage_1)]
+    config = resolve(stage_1)
+    if config.localization_weight and not config.teacher and not is_resumable(config):
+        localizer = others | {'stage': 0}
+        if not all_stages and has_checkpoints(resolve(localizer)):
+            localizer['resume'] = True  # one that is there is kept, and one begun is finished
+        runs.insert(0, Run(localizer))
+    if all_stages:
+        if (config.recipe, config.generation) != ('published', 'second'):
+            runs.append(Run(others | {'stage': 2}))
+        val = {name: flags[name] for name in OF_VAL if name in flags}
+        runs.append(Run(val | {'phase': 'val', 'stage': runs[-1].flags['stage']},
+                        is_final_val=True))
+    return runs
+
+
+def has_checkpoints(config: Config) -> bool:
+    return any(config.run_folder.glob(f'{config.dataset}_params_*.pt'))
+
+
+def is_resumable(config: Config) -> bool:
+    return config.resume and has_checkpoints(config)
+
+
+def last_trained(config: Config) -> int:
+    """The stage of the newest checkpoint in the result folder; 1 if there is none."""
+    newest = {path.stat().st_mtime: stage for stage in (0, 1, 2)
+              for path in (config.result_folder / f'model{stage}').glob(
+                  f'{config.dataset}_params_*.pt')}
+    return newest[max(newest)] if newest else 1
+
+
+# ---------------------------------------------------------------------------------- checkpoints
+
+
+def choose_checkpoints(config: Config) -> list[Path]:
+    """The files that a run reads; none for a training from the beginning."""
+    import checkpoint as checkpoints
+
+    files = [Path(path) for path in config.checkpoint]
+    if config.phase == 'val':
+        return checkpoints_to_compare(config, files)
+    if len(files) > 1:
+        raise UserError(f'--checkpoint: --phase {config.phase} takes one file')
+    if config.phase == 'pseudo_mask':
+        return []
+    if config.phase != 'train':
+        return files or [checkpoints.choose_for_test(config.result_folder, config.dataset,
+                                                     config.stage)]
+    if not config.resume:
+        return files
+    if files:
+        raise UserError('--checkpoint starts a new run and --resume goes on with one: give one of '
+                        'the two')
+    numbered = checkpoints.numbered(config.run_folder, config.dataset)
+    if not numbered:
+        print(f'nothing to resume in {config.run_folder}: starting at iteration 0')
+    return numbered[-1:]
+
+
+def checkpoints_to_compare(config: Config, files: list[Path]) -> list[Path]:
+    """The files that val scores: those given, else all of the run; best.pt competes, so that it
+    gives way only to a better one."""
+    import checkpoint as checkpoints
+
+    files = [path for path in files if path.name not in ('teacher.pt', 'localizer.pt')]
+    if len({path.parent.resolve() for path in files}) > 1:
+        raise UserError('--checkpoint: val.json and best.pt are written beside the files, so '
+                        'give files of one folder')
+    if not files:
+        files = checkpoints.numbered(config.run_folder, config.dataset)
+    best = (files[0].parent if files else config.run_folder) / 'best.pt'
+    if best.is_file() and best not in files:
+        files.append(best)
+    return files or [checkpoints.choose_for_test(config.result_folder, config.dataset,
+                                                 config.stage)]
+
+
+def read_checkpoints(flags: Flags) -> tuple[Config, list[tuple['Checkpoint', Config]]]:
+    """The Config of a run, and the checkpoints that it reads, each with the Config of its network.
+    """
+    import checkpoint as checkpoints
+
+    config = resolve(flags)
+    sources = []
+    for path in choose_checkpoints(config):
+        try:
+            source = checkpoints.read(path)
+        except UserError as error:
+            others = len(list(path.parent.glob(f'{config.dataset}_params_*.pt'))) > 1
+            hint = '; remove it to resume from the one before' if config.resume and others else ''
+            raise UserError(f'{error}{hint}') from None
+        print(f'checkpoint: {path} (iteration {source.iteration})')
+        saved = source.config
+        if config.phase == 'train' and not config.resume:
+            # only the networks are taken over, not how they were trained
+            kept = (*ARCHITECTURE, *(['recipe'] if config.stage == 2 else []))
+            saved = {name: saved[name] for name in kept if name in saved}
+        sources.append((source, resolve(flags, saved, str(path))))
+    if config.phase == 'val':  # best.pt mostly is one of the numbered files
+        sources = list({checkpoints.fingerprint(source): (source, of_source)
+                        for source, of_source in reversed(sources)}.values())[::-1]
+    if sources:
+        config = sources[0][1]
+    elif config.phase == 'train' and config.stage == 2:
+        config = resolve(flags, inherited=inherited_options(config))
+    return config, sources
+
+
+def inherited_options(config: Config) -> Flags:
+    """What a new run of stage 2 takes over from its teacher unless flags say otherwise: the size of
+    images; in published stage 2, which is stage 1 again, all. A student that starts from the
+    localizer takes over its width too, or is a U-Net where there is no localizer."""
+    import checkpoint as checkpoints
+    from stages.pseudo_labels import choose_teacher, localizer_behind
+
+    teacher = choose_teacher(config)
+    source = checkpoints.read(teacher) if teacher else None
+    names = IMAGE_OPTIONS if config.method == 'student' else SAVED
+    options = {}
+    if (config.method, config.student_network) == ('student', 'localizer'):
+        if localizer := source and localizer_behind(source):
+            source, names = checkpoints.read(localizer), (*IMAGE_OPTIONS, 'ch')
+        else:
+            options = {'student_network': 'unet', 'lr': preset(stage=2)['lr']}
+    saved = source.config if source else {}
+    return options | {name: saved[name] for name in names if name in saved}
+
+
+# -------------------------------------------------------------------------------- carrying out
+
+
+def run(flags: Flags) -> int:
+    """Train, val, test or pseudo_mask: every run of the plan, in order. The exit code."""
+    runs = plan(flags)
+    for part in runs:
+        resolve(part.flags)  # bad flags are said before slow imports
+    check_torch()
+    import dataset
+    from runtime import distributed
+    from trainer import Trainer
+
+    first = resolve(runs[0].flags)
+    device = distributed.init(first.device)
+    prepare_data_folder(first)
+    if first.dry_run:
+        dry_run(runs)
+        return 0
+    code = 0
+    for part in runs:
+        part_flags = part.flags | {'device': device}
+        if part.is_final_val:
+            if not dataset.validation_cases(first.data_folder, dataset.Problems()):
+                continue
+            best = resolve(part.flags).run_folder / 'best.pt'
+            part_flags['checkpoint'] = [str(best)]
+        if len(runs) > 1:
+            print(f'--- stage {part.flags["stage"]}'
+                  + (': what val chooses' if part.is_final_val else ''), flush=True)
+        config, sources = read_checkpoints(part_flags)
+        trainer = Trainer(config)
+        try:
+            if config.phase == 'train':
+                with saying_how_to_resume(trainer):
+                    trainer.train(sources[0][0] if sources else None)
+            elif config.phase == 'val':
+                trainer.val(sources)
+            elif config.phase == 'test':
+                code = trainer.test(sources[0][0])
+            else:
+                trainer.pseudo_mask()
+        except Stopped as stopped:
+            code = stopped.code
+        del trainer, sources  # networks have to be gone before processes part
+        if code or signals.stop_reason:
+            break
+    distributed.shutdown()
+    return code
+
+
+def use_network(flags: Flags) -> int:
+    """predict and export, which need a checkpoint and no data set. The exit code."""
+    flags = plan(flags)[0].flags
+    config = resolve(flags)
+    check_torch()
+    import predict
+    from inference import export
+
+    if not {'dataset', 'checkpoint'} & flags.keys():
+        raise UserError(f'--dataset: --phase {config.phase} needs to know whose network to use; or '
+                        'name one with --checkpoint FILE')
+    if config.phase == 'predict':
+        predict.check_paths(config)  # before a network is read
+    path = choose_checkpoints(config)[0]
+    print(f'checkpoint: {path}')
+    options = {name: value for name, value in flags.items() if name not in ('checkpoint', 'device')}
+    predictor = predict.Predictor(path, config.device, **options)
+    phases = {'predict': predict.run, 'export': export.run}
+    return phases[config.phase](predictor.config, predictor)
+
+
+def prepare(flags: Flags) -> int:
+    """Make a data set of what was downloaded. The exit code."""
+    from preparation import prepare as preparation
+
+    return preparation.run(resolve(flags))
+
+
+def prepare_data_folder(config: Config) -> None:
+    """Raises UserError where the data set is missing; the built-in one is drawn on first use."""
+    import dataset
+    from preparation import phantom
+    from runtime import distributed
+
+    if config.dataset != 'phantom':
+        dataset.check_data_folder(config.data_folder)
+    elif distributed.is_main_process() and not config.data_folder.exists():
+        make_folder(config.data_folder.parent, '--data_root')
+        phantom.write_phantom(config.data_folder)
+    distributed.barrier()
+
+
+def dry_run(runs: list[Run]) -> None:
+    """Print what a training would do; raises UserError where it could not be done."""
+    from trainer import Trainer
+
+    sizes = {}  # image options by stage
+    for part in runs:
+        config = resolve(part.flags)
+        if config.phase != 'train':
+            continue
+        if config.stage == 2:  # it takes the size of images over from an earlier stage
+            teacher = 0 if config.student_network == 'localizer' else 1
+            inherited = sizes[teacher] if teacher in sizes else inherited_options(config)
+            config = resolve(part.flags, inherited=inherited)
+        else:
+            sizes[config.stage] = {name: getattr(config, name) for name in IMAGE_OPTIONS}
+        Trainer(config).dry_run()
+    print('dry run: nothing was written')
+
+
+@contextmanager
+def saying_how_to_resume(trainer: 'Trainer') -> Iterator[None]:
+    """When training ends early, say why and what is kept; raises Stopped where it failed."""
+    from stages.optim import NonFiniteError
+
+    def say(reason: str) -> None:
+        kept = (f'{trainer.last_saved} is kept, and --resume True goes on from it'
+                if trainer.last_saved else 'no checkpoint had been written yet')
+        print(f'{reason}; {kept}', file=sys.stderr)
+
+    try:
+        yield
+    except KeyboardInterrupt as signal:
+        say(f'{str(signal) or "interrupted"}: left at once')
+        raise Stopped(130) from None
+    except (NonFiniteError, OSError, UserError) as problem:
+        if isinstance(problem, UserError) and not trainer.iteration:  # then it is bad input
+            raise
+        say(f'stopped: {problem}')
+        raise Stopped(1) from None
+    if trainer.stop_requested:
+        say(f'{signals.stop_reason or "stopped"}: iteration {trainer.iteration} is done')
+
+
+def check_torch() -> None:
+    """Raises UserError for a torch that is not safe to load files with."""
+    from importlib import metadata
+
+    version = metadata.version('torch')
+    if tuple(int(part) for part in version.split('.')[:2]) < TORCH_FLOOR:
+        raise UserError(f'torch {version}: has known holes in loading files; pip install --upgrade '
+                        f'"torch>={".".join(map(str, TORCH_FLOOR))}" "torchvision>=0.25"')
