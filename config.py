@@ -78,35 +78,36 @@ class Config:
     """Everything one run is told. Defaults are the published values of the first generation."""
 
     # main options
-    phase: str = option('train', 'prepare: make a data set of what was downloaded; train; val: '
-                        'choose checkpoint and post-processing on labeled val images; test: masks '
-                        'and metrics of testA; predict: masks of any images or volumes; export: '
-                        'the network as ONNX; pseudo_mask: write the soft masks of stage 1', MAIN,
-                        choices=PHASES, synonyms=('mode', 'action', 'task'))
+    phase: str = option('train', 'prepare: make a data set from downloads; train: train the '
+                        'stages; val: choose checkpoint and post-processing on labeled val images; '
+                        'test: masks and metrics of testA; predict: masks of any images or '
+                        'volumes; export: write the network as ONNX; pseudo_mask: write the soft '
+                        'masks of stage 1', MAIN, choices=PHASES,
+                        synonyms=('mode', 'action', 'task'))
     dataset: str = option('phantom', 'name of the data set, a folder in --data_root; "phantom" is '
                           'built in', MAIN, saved=True, synonyms=('data', 'name', 'dataset_name'))
     stage: int = option(1, '0: localizer; 1: label transfer; 2: student', MAIN, choices=(0, 1, 2),
                         phases=NETWORK_PHASES, saved=True,
                         own_choice='train: all in turn; else the stage trained last')
-    recipe: str = option('ours', 'ours: with a localizer, a student and refined outlines; '
-                         'published: the published procedure', MAIN, choices=('ours', 'published'),
+    recipe: str = option('ours', 'ours: with localizer, student and refined outlines; published: '
+                         'the published method', MAIN, choices=('ours', 'published'),
                          phases=NETWORK_PHASES, saved=True, synonyms=('scheme', 'method'))
-    profile: str = option('', 'what the images are; sets the advanced options', MAIN,
-                          choices=('', *PROFILES), saved=True, own_choice='by the data set\'s '
-                          'name: ISIC dermoscopy; BraTS and LGG brain_mri; others generic',
+    profile: str = option('', 'kind of images; sets the advanced options', MAIN,
+                          choices=('', *PROFILES), saved=True, own_choice="by the data set's name: "
+                          "ISIC dermoscopy; BraTS and LGG brain_mri; others generic",
                           synonyms=('preset', 'modality_profile'))
     data_root: str = option(str(PROJECT / 'dataset'), 'folder that holds the data sets', MAIN,
                             synonyms=('data_dir', 'root', 'datapath', 'data_path'))
     result_dir: str = option('results', 'folder for everything that is written', MAIN,
                              phases=NETWORK_PHASES, synonyms=('output_dir', 'save_dir', 'out_dir'))
-    checkpoint: tuple = option((), 'a checkpoint of ours or of the authors: what to use, or where '
-                               'training starts from; for val several of one folder', MAIN,
+    checkpoint: tuple = option((), "checkpoint file, ours or the authors', to use or to start "
+                               "training from; val takes several of one folder", MAIN,
                                phases=NETWORK_PHASES, own_choice='best.pt of the run, else its '
                                'newest, else for stage 1 the newest in model/',
                                synonyms=('weights', 'ckpt', 'model', 'pretrained'))
-    resume: bool = option(False, 'go on from the newest checkpoint of the run', MAIN, phases=TRAIN,
-                          synonyms=('continue',))
-    dry_run: bool = option(False, 'check data, memory, disk and permissions, print the plan, and '
+    resume: bool = option(False, 'continue from the newest checkpoint of the run', MAIN,
+                          phases=TRAIN, synonyms=('continue',))
+    dry_run: bool = option(False, 'check data, memory, disk and permissions, print the plan, then '
                            'stop', MAIN, phases=TRAIN, synonyms=('check',))
     device: str = option('auto', 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps', MAIN,
                          phases=NETWORK_PHASES, synonyms=('gpu', 'gpu_id', 'gpu_ids', 'cuda'))
@@ -114,18 +115,18 @@ class Config:
                        at_most=2 ** 63, phases=('prepare', 'train'), saved=True)
 
     # prepare
-    source: tuple = option((), 'folders of what was downloaded; for "folders" disease images, '
-                           'normal images and perhaps labels', PREPARE, phases=('prepare',))
+    source: tuple = option((), 'downloaded folders; for "folders": disease images, normal images '
+                           'and, if any, labels', PREPARE, phases=('prepare',))
     source_format: str = option('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
                                 'with ISIC_*_segmentation.png; folders: folders of images',
                                 PREPARE, phases=('prepare',),
                                 choices=('', 'brats', 'isic', 'folders'), synonyms=('format',))
-    modality: str = option('flair', 'brats: which volumes', PREPARE, phases=('prepare', 'predict'),
-                           choices=('flair', 't1', 't1ce', 't2'))
-    z_range: str = option('90-120', 'brats: axial slices, first-last, or all (those with enough '
-                          'head)', PREPARE, phases=('prepare',), synonyms=('slices',))
-    lesion_px: int = option(500, 'brats: least lesion of a disease slice', PREPARE, at_least=0,
-                            unit='px of the prepared image', phases=('prepare',))
+    modality: str = option('flair', 'brats: MRI sequence to use', PREPARE,
+                           phases=('prepare', 'predict'), choices=('flair', 't1', 't1ce', 't2'))
+    z_range: str = option('90-120', 'brats: axial slices as first-last, or all (slices that show '
+                          'enough head)', PREPARE, phases=('prepare',), synonyms=('slices',))
+    lesion_px: int = option(500, 'brats: smallest lesion area of a disease slice', PREPARE,
+                            at_least=0, unit='px of the prepared image', phases=('prepare',))
     split: tuple = option((), 'disease images of train, val and test: three counts or three '
                           'fractions', PREPARE, phases=('prepare',),
                           own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 0.15 0.15')
@@ -136,143 +137,152 @@ class Config:
     # predict and export
     input: str = option('', 'an image, a NIfTI volume, or a folder of them', PREDICT,
                         phases=('predict',), synonyms=('input_dir', 'in', 'image', 'images'))
-    output: str = option('', 'a folder, or for one image or volume a file; export: the ONNX file',
-                         PREDICT, phases=('predict', 'export'),
+    output: str = option('', 'output folder, or a file for one image or volume; export: the ONNX '
+                         'file', PREDICT, phases=('predict', 'export'),
                          own_choice='export: <dataset>.onnx among the results',
                          synonyms=('out', 'output_file', 'seg'))
-    presence_threshold: float = option(0.5, 'an image whose soft mask nowhere reaches this holds '
-                                       'no lesion', PREDICT, at_least=0, at_most=1,
-                                       phases=('predict',), synonyms=('presence', 'min_confidence'))
-    probability: bool = option(False, 'write soft masks too', PREDICT, phases=('predict',),
+    presence_threshold: float = option(0.5, 'an image whose soft mask never reaches this value has '
+                                       'no lesion; 0: always assume a lesion', PREDICT, at_least=0,
+                                       at_most=1, phases=('predict',),
+                                       synonyms=('presence', 'min_confidence'))
+    probability: bool = option(False, 'also write soft masks', PREDICT, phases=('predict',),
                                synonyms=('soft', 'probabilities'))
 
     # networks
-    generation: str = shape('first', 'which published network', choices=('first', 'second'))
-    light: bool = shape(True, 'γ and β from pooled features; False fixes the image size')
+    generation: str = shape('first', 'which published generation of the networks',
+                            choices=('first', 'second'))
+    light: bool = shape(True, 'compute γ and β from globally pooled features; False: from full '
+                        'feature maps, which fixes the image size')
     ch: int = shape(62, 'channels of the first convolution', at_least=1, at_most=4096,
                     synonyms=('channels', 'ngf', 'base_ch'))
-    n_res: int = shape(4, 'residual and AdaILN blocks', at_least=1, at_most=256)
+    n_res: int = shape(4, 'number of residual blocks, and of AdaILN blocks', at_least=1,
+                       at_most=256)
     n_dis: int = shape(6, 'depth of the discriminators: n_dis + 1 layers global, n_dis − 1 local',
                        at_least=4, at_most=12)
-    img_size: int | tuple = option(256, 'height and width of images in the network: a multiple of '
-                                   '4; to train label transfer at least 96 (n_dis 6), a U-Net '
-                                   'student 32', NETS, architecture=True, at_most=8192, unit='px',
+    img_size: int | tuple = option(256, 'height and width of network input, a multiple of 4; '
+                                   'minimum in training: 96 for label transfer (n_dis 6), 32 for a '
+                                   'U-Net student', NETS, architecture=True, at_most=8192,
+                                   unit='px',
                                    synonyms=('image_size', 'size', 'resolution', 'imgsize'))
     img_ch: int = shape(3, '3 color, 1 gray', choices=(3, 1))
 
     # training
-    iteration: int = training(1500, 'iterations in all', at_least=1,
+    iteration: int = training(1500, 'number of training iterations', at_least=1,
                               synonyms=('iterations', 'iter', 'steps', 'epochs', 'epoch', 'n_iter'))
-    batch_size: int = option(2, 'images of each domain in an iteration; outside training, images '
-                             'at a time', TRAINING, phases=NETWORK_PHASES, saved=True, at_least=1,
+    batch_size: int = option(2, 'images per domain and iteration; outside training, images per '
+                             'batch', TRAINING, phases=NETWORK_PHASES, saved=True, at_least=1,
                              at_most=65536, synonyms=('batch', 'bs'))
     lr: float = training(5e-5, 'learning rate of Adam', above=0,
                          synonyms=('learning_rate', 'learning-rate', 'rate'))
     weight_decay: float = training(2e-5, 'weight decay of Adam', at_least=0, synonyms=('wd',))
-    decay_flag: bool = training(True, 'let the learning rate fall to 0 as the stage\'s schedule '
-                                'says; published: linearly over the second half')
+    decay_flag: bool = training(True, "decay the learning rate to 0 by the stage's schedule; "
+                                "published: linearly over the second half")
     augment: bool = training(False, 'augment the training images', synonyms=('augmentation',))
     print_freq: int = training(100, 'iterations between two image grids', at_least=1,
                                synonyms=('log_freq', 'display_freq'))
     save_freq: int = training(100, 'iterations between two checkpoints, each scored on val',
                               at_least=1, synonyms=('checkpoint_freq',))
-    keep_checkpoints: int = training(2, 'newest checkpoints that stay; the best one stays too',
-                                     at_least=1, synonyms=('keep', 'max_keep'))
-    skip_bad: bool = option(False, 'go on without files that cannot be used, and list them',
-                            TRAINING, phases=('train', 'val'), saved=True)
-    teacher: str = option('', 'checkpoint whose masks teach: for stage 1 of stage 0, for stage 2 '
-                          'of stage 1 or 0', TRAINING, phases=NETWORK_PHASES,
-                          own_choice='the best of the stage before; for stage 2 the data set\'s '
-                          'folders syn_*, if there are any')
+    keep_checkpoints: int = training(2, 'number of newest checkpoints to keep; the best one is '
+                                     'always kept', at_least=1, synonyms=('keep', 'max_keep'))
+    skip_bad: bool = option(False, 'skip unusable files and list them', TRAINING,
+                            phases=('train', 'val'), saved=True)
+    teacher: str = option('', 'checkpoint of the teacher: of stage 0 for stage 1; of stage 1 or 0 '
+                          'for stage 2', TRAINING, phases=NETWORK_PHASES, own_choice="the best of "
+                          "the stage before; for stage 2 the data set's folders syn_*, if there "
+                          "are any")
 
     # loss weights
-    adv_weight: float = weight(1.0, 'adversarial, in the generators')
-    dis_weight: float = weight(15.0, 'the discriminators\' own loss')
-    cycle_weight: float = weight(10.0, 'cycle: A to B to A is A again')
-    identity_weight: float = weight(10.0, 'identity: an image of the target domain stays as it is')
-    cam_weight: float = weight(800.0, 'class attention')
-    recon_weight: float = weight(0.0, 'reconstruction')
-    localization_weight: float = weight(0.0, 'stage 1: masks of disease images against the '
-                                        'localization maps of stage 0; 0: no stage 0')
-    normal_mask_weight: float = weight(0.0, 'stage 1: empty masks on normal images')
-    localizer_normal_weight: float = weight(1.0, 'stage 0: no pixel of a normal image is diseased')
+    adv_weight: float = weight(1.0, 'adversarial loss of the generators')
+    dis_weight: float = weight(15.0, 'loss of the discriminators')
+    cycle_weight: float = weight(10.0, 'cycle consistency (A to B to A)')
+    identity_weight: float = weight(10.0, 'identity: images of the target domain stay unchanged')
+    cam_weight: float = weight(800.0, 'class-attention loss')
+    recon_weight: float = weight(0.0, 'reconstruction loss')
+    localization_weight: float = weight(0.0, 'stage 1: loss between masks of disease images and '
+                                        'localization maps; 0: train without stage 0')
+    normal_mask_weight: float = weight(0.0, 'stage 1: loss for non-empty masks on normal images')
+    localizer_normal_weight: float = weight(1.0, 'stage 0: loss for diseased pixels in normal '
+                                            'images')
     ce_weight: float = weight(1.0, 'stage 2: cross entropy on disease images')
     dice_weight: float = weight(1.0, 'stage 2: Dice loss on disease images')
-    normal_weight: float = weight(1.0, 'stage 2: empty masks on normal images')
+    normal_weight: float = weight(1.0, 'stage 2: loss for non-empty masks on normal images')
 
     # advanced: pseudo-labels and outlines
-    postprocess: str = option('auto', 'from soft mask to segmentation; auto: what val chose, else '
-                              'refine, or otsu where --refine is False; none: soft masks only',
-                              ADVANCED, phases=SEGMENTING,
+    postprocess: str = option('auto', 'rule from soft mask to segmentation; auto: the one chosen '
+                              'on val, else refine (otsu with --refine False); none: soft masks '
+                              'only', ADVANCED, phases=SEGMENTING,
                               choices=('auto', 'threshold', 'otsu', 'watershed', 'crf', 'clean',
                                        'refine', 'none'), synonyms=('postprocessing', 'rule'))
-    keep_components: str = advanced('large', 'connected components that stay in a segmentation: '
-                                    'the most central one, those of at least 0.3 of the largest, '
-                                    'or all', choices=('central', 'large', 'all'),
-                                    phases=SEGMENTING, synonyms=('component', 'components'))
-    refine: bool = advanced(False, 'move outlines to where the colors of the image change, in '
-                            'pseudo-labels of stage 2 and as default post-processing',
-                            phases=SEGMENTING, synonyms=('fit', 'refinement'))
-    edge_bias: float = advanced(1.0, 'with --refine: a pixel is lesion while its color is less '
-                                'than this many times as far from the lesion\'s as from the '
-                                'surroundings\'; above 1 for generous outlines', at_least=0.1,
-                                at_most=10, phases=SEGMENTING, synonyms=('lean',))
-    grabcut: bool = advanced(False, 'with --refine: then GrabCut looks for the outline; for '
-                             'lesions of several shades', phases=SEGMENTING, synonyms=('cut',))
-    outline_margin: float = advanced(0.0, 'with --refine: then the outline is smoothed and drawn '
-                                     'this far outside, as labels drawn by hand; 0: not',
+    keep_components: str = advanced('large', 'connected components to keep: the most central one, '
+                                    'those of at least 0.3 of the largest, or all',
+                                    choices=('central', 'large', 'all'), phases=SEGMENTING,
+                                    synonyms=('component', 'components'))
+    refine: bool = advanced(False, 'move outlines to color edges, in pseudo-labels of stage 2 and '
+                            'as default post-processing', phases=SEGMENTING,
+                            synonyms=('fit', 'refinement'))
+    edge_bias: float = advanced(1.0, 'with --refine: a pixel is lesion if its color distance to '
+                                'the lesion is below this factor times that to the surroundings; '
+                                'above 1: larger lesions', at_least=0.1, at_most=10,
+                                phases=SEGMENTING, synonyms=('lean',))
+    grabcut: bool = advanced(False, 'with --refine: apply GrabCut afterwards; for lesions of '
+                             'several shades', phases=SEGMENTING, synonyms=('cut',))
+    outline_margin: float = advanced(0.0, 'with --refine: finally smooth the outline and move it '
+                                     'outward by this distance, as in hand-drawn labels; 0: off',
                                      at_least=0, at_most=64, unit='px of a 256 px image',
                                      phases=SEGMENTING, synonyms=('margin',))
-    clear_corners: bool = advanced(False, 'no lesion in the four corner triangles of legs 80/256 '
-                                   '(published for ISIC, second generation)', phases=SEGMENTING)
+    clear_corners: bool = advanced(False, 'remove lesion from the four corner triangles with sides '
+                                   'of 80/256 of the image (published for ISIC, second generation)',
+                                   phases=SEGMENTING)
     crf_t: float = option(0.0, 'background exponent t of the CRF, (1 − mask)^t; 0: what val chose, '
                           'else 1', ADVANCED, at_least=0, phases=SEGMENTING)
-    tta: str = advanced('none', 'test-time augmentation: soft masks averaged over the image and '
-                        'its mirror image (mirror) or all four flips (flips)',
-                        choices=('none', 'mirror', 'flips'), phases=MASK_PHASES,
+    tta: str = advanced('none', 'test-time augmentation: average over the image and its mirror '
+                        'image (mirror) or all four flips (flips; localization maps: also quarter '
+                        'turns)', choices=('none', 'mirror', 'flips'), phases=MASK_PHASES,
                         synonyms=('flips', 'test_time_augmentation'))
     # advanced: augmentation
-    rotate: float = advanced(15.0, 'stages 0 and 2: rotation by up to this angle', at_least=0,
+    rotate: float = advanced(15.0, 'stages 0 and 2: maximum random rotation', at_least=0,
                              at_most=180, unit='degrees', phases=TRAIN,
                              synonyms=('turn', 'rotation'))
-    contrast_jitter: bool = advanced(False, 'stages 0 and 2: random contrast about each image\'s '
-                                     'median color; for lesions that may be pale', phases=TRAIN,
+    contrast_jitter: bool = advanced(False, "stages 0 and 2: random contrast around each image's "
+                                     "median color; for pale lesions", phases=TRAIN,
                                      synonyms=('fade',))
-    blur_jitter: bool = advanced(False, 'stage 0: random blur, where sharpness alone could '
-                                 'distinguish the two folders', phases=TRAIN, synonyms=('blur',))
+    blur_jitter: bool = advanced(False, 'stage 0: random blur; use it if the two folders differ in '
+                                 'sharpness', phases=TRAIN, synonyms=('blur',))
     # advanced: student
-    student_network: str = option('unet', 'stage 2: a new U-Net, or the localizer of stage 0 with '
-                                  'a larger field of view', ADVANCED, choices=('unet', 'localizer'),
-                                  phases=TRAIN, architecture=True, synonyms=('student',))
-    localizer_share: float = advanced(0.5, 'stage 2: share of the localization map in the soft '
-                                      'masks that teach; the rest is stage 1\'s', at_least=0,
+    student_network: str = option('unet', 'stage 2: a new U-Net, or the localizer plus dilated '
+                                  'layers, starting from its stage-0 weights', ADVANCED,
+                                  choices=('unet', 'localizer'), phases=TRAIN, architecture=True,
+                                  synonyms=('student',))
+    localizer_share: float = advanced(0.5, "stage 2: weight of the localization map in the "
+                                      "teacher's soft masks; the rest is stage 1", at_least=0,
                                       at_most=1, phases=TRAIN)
-    normal_batch: int = advanced(2, 'stage 2: normal images in an iteration', at_least=0,
+    normal_batch: int = advanced(2, 'stage 2: normal images per iteration', at_least=0,
                                  at_most=65536, phases=TRAIN)
     warm_up: int = advanced(100, 'stage 2: iterations before pseudo-labels are updated',
                             at_least=0, phases=TRAIN)
-    target_update_freq: int = advanced(50, 'stage 2: iterations between two updates of the target '
-                                       'network, which makes pseudo-labels; 0: never', at_least=0,
-                                       phases=TRAIN, synonyms=('renew_freq',))
-    ema_decay: float = advanced(0.98, 'stage 2: decay of the student\'s moving average',
-                                at_least=0, at_most=1, phases=TRAIN)
-    min_teacher_iou: float = advanced(0.3, 'stage 2: an updated pseudo-label counts where its '
+    target_update_freq: int = advanced(50, 'stage 2: iterations between updates of the target '
+                                       'network, which makes the updated pseudo-labels; 0: never '
+                                       'update', at_least=0, phases=TRAIN,
+                                       synonyms=('renew_freq',))
+    ema_decay: float = advanced(0.98, "stage 2: decay of ema, the student's exponential moving "
+                                "average", at_least=0, at_most=1, phases=TRAIN)
+    min_teacher_iou: float = advanced(0.3, 'stage 2: use an updated pseudo-label only if its '
                                       'Jaccard index with the first one is at least this',
                                       at_least=0, at_most=1, phases=TRAIN, synonyms=('guard',))
     # advanced: machine and output
-    save_visuals: bool = option(True, 'write translations, overlays and report.html; False runs '
-                                'only the layers of the mask', ADVANCED, phases=('test',),
+    save_visuals: bool = option(True, 'write translations, overlays and report.html; False: '
+                                'compute only the masks', ADVANCED, phases=('test',),
                                 synonyms=('pictures', 'visuals', 'save_images'))
-    amp: bool = advanced(False, 'compute in bfloat16 where that is safe', phases=NETWORK_PHASES,
+    amp: bool = advanced(False, 'mixed precision (bfloat16)', phases=NETWORK_PHASES,
                          synonyms=('fp16', 'bf16', 'mixed_precision'))
-    compile: bool = option(False, 'torch.compile the networks first', ADVANCED,
+    compile: bool = option(False, 'use torch.compile; slow start, for long runs', ADVANCED,
                            phases=NETWORK_PHASES)
     num_workers: int = option(2, 'threads that read images ahead; 0: none', ADVANCED, at_least=0,
                               at_most=256, phases=NETWORK_PHASES, synonyms=('workers', 'threads'))
-    cache_mb: int = option(2000, 'decoded training images that stay in memory', ADVANCED,
-                           at_least=0, unit='MB', phases=TRAIN)
-    benchmark_flag: bool = option(False, 'let cuDNN choose its fastest algorithms', ADVANCED,
-                                  phases=NETWORK_PHASES)
+    cache_mb: int = option(2000, 'memory for decoded training images', ADVANCED, at_least=0,
+                           unit='MB', phases=TRAIN)
+    benchmark_flag: bool = option(False, 'cuDNN benchmark mode: choose the fastest algorithms',
+                                  ADVANCED, phases=NETWORK_PHASES)
 
     def __post_init__(self) -> None:
         for one in fields(self):

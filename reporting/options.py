@@ -2,7 +2,6 @@
 
     python -m reporting.options > docs/options.md
 """
-import math
 from typing import Any
 
 from config import GROUPS, OPTIONS, preset
@@ -27,6 +26,9 @@ def default_text(name: str) -> str:
         for words, more in (('', {}), (', stage 0', {'stage': 0}), (', stage 2', {'stage': 2})):
             if value(**place, **more) not in (value(**more), value(**place) if more else None):
                 situations[next(iter(place.values())) + words] = place | more
+    second = {'generation': 'second', 'profile': 'dermoscopy'}
+    if value(**second) not in (value(generation='second'), value(profile='dermoscopy')):
+        situations['second generation dermoscopy'] = second
     if name == 'batch_size':
         situations['outside training'] = {'phase': 'test'}
     texts = [f'{words} {value(**situation)}' for words, situation in situations.items()
@@ -42,7 +44,7 @@ def values_text(name: str) -> str:
     words = {bool: 'True, False', int: 'integer', float: 'number', str: 'text', tuple: 'list'}
     bounds = [f'{text} {rules[rule]:g}' for rule, text in
               (('at_least', 'at least'), ('above', 'above'), ('at_most', 'at most'))
-              if math.isfinite(rules[rule])]
+              if abs(rules[rule]) < 2 ** 62]  # others only keep files from asking for the absurd
     return ', '.join([words.get(kind, 'integer'), *bounds, *filter(None, [rules['unit']])])
 
 
