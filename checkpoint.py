@@ -19,24 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from config import (
-    ARCHITECTURE,
-    DISCRIMINATORS,
-    MASK_NETWORK,
-    NETWORKS_OF,
-    OPTIONS,
-    PROJECT,
-    SAVED,
-    Config,
-    check_value,
-    method_of,
-)
+import config as options
+from config import DISCRIMINATORS, MASK_NETWORK, OPTIONS, Config
 from networks import build_networks
 from utils import TEMPORARY, UserError, atomic_write
 
 FORMAT = 'label-transfer 2'
 EARLIER_FORMAT = 'label-transfer 1'
-MODEL_FOLDER = PROJECT / 'model'
+MODEL_FOLDER = options.PROJECT / 'model'
 States = dict[str, dict[str, Tensor]]  # network name -> its state dict
 
 
@@ -57,22 +47,17 @@ class Checkpoint:
 
 # ---------------------------------------------------------------- the authors' names become ours
 
-
 def _decoder(theirs: str, ours: str) -> dict[str, str]:
     return {f'{theirs}.2': f'{ours}.to_half.conv', f'{theirs}.3': f'{ours}.to_half.norm',
             f'{theirs}.7': f'{ours}.to_full.conv', f'{theirs}.8': f'{ours}.to_full.norm',
             f'{theirs}.11': f'{ours}.output'}
 
 
-_BLOCK = ('conv1', 'norm1', 'conv2', 'norm2')
-# 'conv_block.1' and '.5' are the convolutions; the norms between them have no parameters
-_BLOCK_BY_NUMBER = ('conv_block.1', 'conv_block.2', 'conv_block.5', 'conv_block.6')
-
-
-def _residual_block(theirs: str, ours: str,
-                    their_layers: tuple[str, ...] = _BLOCK) -> dict[str, str]:
-    return {f'{theirs}.{their_layer}': f'{ours}.{our_layer}'
-            for their_layer, our_layer in zip(their_layers, _BLOCK, strict=True)}
+def _residual_block(theirs: str, ours: str, numbered: bool = False) -> dict[str, str]:
+    """`numbered`: where the norms have no parameters, the authors number the convolutions."""
+    layers = ({'conv_block.1': 'conv1', 'conv_block.5': 'conv2'} if numbered else
+              {name: name for name in ('conv1', 'norm1', 'conv2', 'norm2')})
+    return {f'{theirs}.{their}': f'{ours}.{our}' for their, our in layers.items()}
 
 
 _ATTENTION = {'gap_fc': 'class_attention.average_logit', 'gmp_fc': 'class_attention.maximum_logit',
@@ -90,12 +75,12 @@ def authors_layers(network: str, generation: str, n_res: int, n_dis: int) -> dic
              'DownBlock.9': 'encoder.to_quarter.conv', **_ATTENTION,
              'FC.0': 'scale_shift.hidden.0', 'FC.2': 'scale_shift.hidden.2'}
     for i in range(n_res):
-        table |= _residual_block(f'DownBlock.{12 + i}', f'encoder.residual.{i}', _BLOCK_BY_NUMBER)
+        table |= _residual_block(f'DownBlock.{12 + i}', f'encoder.residual.{i}', numbered=True)
         table |= _residual_block(f'UpBlock1_{i + 1}', f'translation_blocks.{i}')
     if generation == 'first':
         table |= {'gamma': 'scale_shift.gamma', 'beta': 'scale_shift.beta'}
         for i in range(2):
-            table |= _residual_block(f'UpBlock5.{i}', f'attention_residual.{i}', _BLOCK_BY_NUMBER)
+            table |= _residual_block(f'UpBlock5.{i}', f'attention_residual.{i}', numbered=True)
         table |= _decoder('UpBlock2', 'content_decoder')
         table |= _decoder('UpBlock3', 'mask_decoder')
         table |= _decoder('UpBlock4', 'recon_decoder')
@@ -115,7 +100,6 @@ def authors_layers(network: str, generation: str, n_res: int, n_dis: int) -> dic
 _SPECTRAL = {'weight_orig': 'parametrizations.weight.original',
              'weight_u': 'parametrizations.weight.0._u',
              'weight_v': 'parametrizations.weight.0._v'}
-
 # layers in the second generation's files that have no effect on any result
 _UNUSED = re.compile(r'(gamma2|beta2|Mask_Layer(_UP|_DOWN)?_\d+)\.')
 
@@ -155,23 +139,22 @@ def _read_off_architecture(path: Path, states: States) -> dict[str, Any]:
         raise UserError(f'{path}: genA2B is not a generator of this method (no DownBlock.1.weight '
                         'or FC.0.weight of the right form)') from None
     config = {'generation': generation, 'ch': int(ch), 'light': hidden == 4 * ch,
-              'n_res': sum(bool(re.fullmatch(r'UpBlock1_\d+\.conv1\.weight', key))
-                           for key in generator),
+              'n_res': len([key for key in generator
+                            if re.fullmatch(r'UpBlock1_\d+\.conv1\.weight', key)]),
               'img_ch': int(inputs) // (2 if generation == 'first' else 1),
               'student_network': OPTIONS['student_network'].default}
     if not config['light']:
         config['img_size'] = 4 * round(side)
     for name in DISCRIMINATORS:
         if name in states:
-            convolutions = sum(bool(re.fullmatch(r'model\.\d+\.weight_orig', key))
-                               for key in states[name])
-            config['n_dis'] = convolutions + (0 if name.startswith('disG') else 2)
+            convolutions = [key for key in states[name]
+                            if re.fullmatch(r'model\.\d+\.weight_orig', key)]
+            config['n_dis'] = len(convolutions) + (0 if name.startswith('disG') else 2)
             break
     return config
 
 
 # --------------------------------------------------------------------------------------- reading
-
 
 def read(path: Path) -> Checkpoint:
     """Read our file or an authors' one; never runs code from it (weights_only).
@@ -180,12 +163,13 @@ def read(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'{path}: {"a folder, not a" if path.is_dir() else "no such"} checkpoint '
-                        'file')
+        what = 'a folder, not a' if path.is_dir() else 'no such'
+        raise UserError(f'{path}: {what} checkpoint file')
     _refuse_compressed(path)
     content = _load(path)
-    is_ours = isinstance(content, dict) and content.get('format') == FORMAT
-    if isinstance(content, dict) and content.get('format') == EARLIER_FORMAT:
+    content = content if isinstance(content, dict) else {}
+    is_ours = content.get('format') == FORMAT
+    if content.get('format') == EARLIER_FORMAT:
         raise UserError(f'{path}: made by an earlier version of this program, whose files this one '
                         'does not read; train again')
     states = _states(path, content)
@@ -210,16 +194,13 @@ def _load(path: Path) -> Any:
         raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
 
 
-def _states(path: Path, content: Any) -> States:
+def _states(path: Path, content: dict[str, Any]) -> States:
     """The state dicts of all networks in a file by network name; raises UserError."""
-    if not isinstance(content, dict):
-        return {}
-    states = {name: content[name] for names in NETWORKS_OF.values() for name in names
+    states = {name: content[name] for names in options.NETWORKS_OF.values() for name in names
               if name in content}
     for name, state in states.items():
         if not isinstance(state, dict) or not all(
-                isinstance(key, str) and isinstance(value, Tensor)
-                for key, value in state.items()):
+                isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
     return states
 
@@ -230,8 +211,7 @@ def _our_checkpoint(path: Path, content: dict[str, Any], states: States) -> Chec
     if not isinstance(iteration, int) or not 0 <= iteration < 10**9:
         raise UserError(f'{path}: does not say its iteration; damaged')
     scores = {name: value for name in ('best_ja', 'best_score')
-              if isinstance(value := content.get(name), int | float)
-              and -math.inf < value < math.inf}
+              if isinstance(value := content.get(name), int | float) and abs(value) < math.inf}
     parts = {name: content[name] for name in ('optimizers', 'random_state', 'progress')
              if isinstance(content.get(name), dict)}
     config = _checked_config(path, content.get('config'))
@@ -251,8 +231,7 @@ def _authors_checkpoint(path: Path, content: dict[str, Any], states: States) -> 
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raises UserError for a compressed archive: torch writes none, and it may expand to any
-    size."""
+    """Raises UserError for a compressed archive: torch writes none; it may expand to any size."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -284,7 +263,7 @@ def _is_valid(name: str, value: Any) -> bool:
     if isinstance(value, tuple | list) and [type(number) for number in value] != [int, int]:
         return False
     try:
-        check_value(OPTIONS[name], value)
+        options.check_value(OPTIONS[name], value)
     except (UserError, ValueError):  # Python prints no number of thousands of digits
         return False
     return True
@@ -295,8 +274,8 @@ def _checked_config(path: Path, saved: Any) -> dict[str, Any]:
     for a value that its option cannot have, and where one that shapes the networks is missing."""
     if not isinstance(saved, dict):
         raise UserError(f'{path}: holds no config; damaged')
-    config = {name: saved[name] for name in SAVED if name in saved}
-    for name in (*ARCHITECTURE, 'recipe', *config):
+    config = {name: saved[name] for name in options.SAVED if name in saved}
+    for name in (*options.ARCHITECTURE, 'recipe', *config):
         if name not in config or not _is_valid(name, config[name]):
             raise UserError(f'{path}: its config has no valid {name}; damaged')
     return config
@@ -305,8 +284,8 @@ def _checked_config(path: Path, saved: Any) -> dict[str, Any]:
 def _check_fit(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
     """Raises UserError where keys or shapes in the file are not the network's."""
     state = checkpoint.networks[name]
-    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    expected, shapes = ({key: tuple(tensor.shape) for key, tensor in tensors.items()}
+                        for tensors in (network.state_dict(), state))
     wrong = [f'{key} is {shapes.get(key, "missing")} instead of {expected.get(key, "absent")}'
              for key in sorted(expected.keys() | shapes.keys())
              if expected.get(key) != shapes.get(key)]
@@ -365,7 +344,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
 
 # --------------------------------------------------------------------------------------- writing
 
-
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed run left half written."""
     for path in folder.glob(f'{TEMPORARY}*'):
@@ -395,13 +373,12 @@ def save(path: Path, networks: nn.ModuleDict, config: Config, iteration: int,
     random_state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available():
         random_state['cuda'] = torch.cuda.get_rng_state_all()
-    write({
-        'format': FORMAT,
-        **{name: network.state_dict() for name, network in networks.items()},
-        'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-        'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
-        'config': config.saved_values(), 'progress': progress or {},
-        'random_state': random_state}, path)
+    write({'format': FORMAT,
+           **{name: network.state_dict() for name, network in networks.items()},
+           'optimizers': {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+           'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
+           'config': config.saved_values(), 'progress': progress or {},
+           'random_state': random_state}, path)
 
 
 def mark_best(path: Path) -> None:
@@ -428,18 +405,17 @@ def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> 
     OSError naming the file."""
     name = mask_network_name(checkpoint)
     not_in_the_file = {name: OPTIONS[name].default for name in ('img_size', 'n_dis')}
-    write({
-        'format': FORMAT, 'iteration': checkpoint.iteration, 'best_ja': checkpoint.best_ja,
-        'config': not_in_the_file | checkpoint.config,
-        name: {key: tensor.half() if half else tensor
-               for key, tensor in checkpoint.networks[name].items()}}, target)
+    state = {key: tensor.half() if half else tensor
+             for key, tensor in checkpoint.networks[name].items()}
+    write({'format': FORMAT, 'iteration': checkpoint.iteration, 'best_ja': checkpoint.best_ja,
+           'config': not_in_the_file | checkpoint.config, name: state}, target)
 
 
 def mask_network_name(checkpoint: Checkpoint) -> str:
     """The network that makes the masks of disease images. An authors' file does not say its stage,
     but has the same networks in either."""
     config = checkpoint.config
-    return MASK_NETWORK[method_of(config['recipe'], config.get('stage', 1))]
+    return MASK_NETWORK[options.method_of(config['recipe'], config.get('stage', 1))]
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -447,13 +423,11 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     is in the files and wherever they are."""
     digest = hashlib.sha256()
     for key, tensor in sorted(checkpoint.networks[mask_network_name(checkpoint)].items()):
-        digest.update(key.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------- choosing a file
-
 
 def numbered(folder: Path, dataset: str) -> list[Path]:
     """`<dataset>_params_<digits>.pt` in a folder, oldest iteration first."""

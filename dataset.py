@@ -29,12 +29,6 @@ LAYOUT = ('expected layout: trainA/ (disease) and trainB/ (normal) to train, tes
           'optional testB/, val/images/, and labels <image stem>_segmentation.png in test/labels/ '
           'and val/labels/ (testA/images/ with testA/labels/ is read too)')
 
-# (image, rng, is_mask) -> the augmented image at the network's size
-Augment = Callable[[Image.Image, np.random.Generator, bool], Image.Image]
-
-# --------------------------------------------------------------------------------------- folders
-
-
 @dataclass(frozen=True)
 class Case:
     """One disease image to segment, and its label if it has one."""
@@ -63,8 +57,7 @@ class Problems:
         return '\n'.join(f'  {path}: {reason}' for path, reason in self.reasons.items())
 
     def settle(self, skip: bool) -> None:
-        """Before training, if there are any: raises UserError naming all of them, or with `skip`
-        prints them and returns."""
+        """Before training, if there are any: raises UserError naming all, or with `skip` prints."""
         if not self.reasons:
             return
         count = len(self.reasons)
@@ -134,17 +127,10 @@ def training_images(data_folder: Path, problems: Problems | None = None) -> dict
 
 
 def find_cases(data_folder: Path, split: str, problems: Problems | None = None) -> list[Case]:
-    """The disease images of `test` or `val` with their labels, by name; raises UserError.
-
-    Labels are optional, but one without an image goes to `problems`, and without `problems` is an
-    error.
-    """
-    if split == 'test':
-        image_folder = data_folder / 'testA'
-        label_folders = [data_folder / 'test' / 'labels', image_folder / 'labels']
-    else:
-        image_folder = data_folder / 'val'
-        label_folders = [image_folder / 'labels']
+    """The disease images of `test` or `val` with their labels, by name; raises UserError. Labels
+    are optional, but one without an image goes to `problems`, and without these is an error."""
+    image_folder = data_folder / ('testA' if split == 'test' else 'val')
+    label_folders = [data_folder / split / 'labels', image_folder / 'labels']
     images = list_images(image_folder, problems)
     label_folder = next((folder for folder in label_folders
                          if folder.is_dir() and any(folder.iterdir())), None)
@@ -170,9 +156,6 @@ def validation_cases(data_folder: Path, problems: Problems | None = None) -> lis
     if not (data_folder / 'val').is_dir():
         return []
     return [case for case in find_cases(data_folder, 'val', problems) if case.label]
-
-
-# --------------------------------------------------------------------------------------- reading
 
 
 def read_image(path: Path, channels: int = 3) -> Image.Image:
@@ -224,7 +207,6 @@ def read_label(path: Path) -> np.ndarray:
 def check_images(paths: list[Path], problems: Problems,
                  read: Callable[[Path], Any] = read_image) -> None:
     """Decode every image once; those that cannot be decoded go to `problems`."""
-
     def problem(path: Path) -> str:
         try:
             read(path)
@@ -264,8 +246,8 @@ def checked_val_cases(config: Config, problems: Problems) -> list[Case]:
     return [case for case in cases if case.label]
 
 
-def checked_training_data(config: Config, store: 'ImageStore') -> tuple[dict[str, list[Path]],
-                                                                       list[Case]]:
+def checked_training_data(
+        config: Config, store: 'ImageStore') -> tuple[dict[str, list[Path]], list[Case]]:
     """Training images by domain, and labeled val cases, all of which can be read. Raises UserError
     listing what cannot, or with --skip_bad prints it."""
     problems = Problems()
@@ -280,15 +262,9 @@ def checked_training_data(config: Config, store: 'ImageStore') -> tuple[dict[str
     return images, val_cases
 
 
-# --------------------------------------------------------------------------------------- samples
-
-
 def to_tensor(image: Image.Image) -> Tensor:
-    """channels×H×W float32 in [-1, 1].
-
-    By numpy: threads that read ahead would each bring torch's own threads along, and these get in
-    the way of training (a quarter slower on two cores).
-    """
+    """channels×H×W float32 in [-1, 1]. By numpy: threads that read ahead would each bring torch's
+    own threads along, and these slow training down (by a quarter on two cores)."""
     values = np.asarray(image, np.float32) / 127.5 - 1
     values = values.transpose(2, 0, 1) if values.ndim == 3 else values[None]
     return torch.from_numpy(np.ascontiguousarray(values))
@@ -305,15 +281,11 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 class ImageStore:
-    """Decoded training images at one size, kept in memory up to `cache_mb`.
-
-    A data set that fits is decoded once; of a larger one the images that came first stay.
-    """
+    """Decoded training images at one size (height, width), the network's or a larger one that
+    augmentation crops. They are kept in memory up to `cache_mb`; those that came first stay."""
 
     def __init__(self, config: Config, size: tuple[int, int]) -> None:
-        """`size` (height, width): the network's, or a larger one that augmentation crops."""
-        self.img_ch = config.img_ch
-        self.size = size
+        self.img_ch, self.size = config.img_ch, size
         self.free_bytes = config.cache_mb * 1e6
         self._cache = {}
 
@@ -330,84 +302,61 @@ class ImageStore:
         return image
 
 
-class UnpairedBatches:
-    """Unpaired training batches {'A': …, 'B': …}, count×img_ch×H×W each, and with soft masks also
-    {'mask': count×1×H×W in [-1, 1]}, those of A.
+def training_batches(images: dict[str, list[Path]], config: Config, start: int, store: ImageStore,
+                     soft_masks: dict[str, Path] | None = None,
+                     augment: Callable[[Image.Image, np.random.Generator, bool], Image.Image]
+                     | None = None, sharded: bool = True) -> Iterator[dict[str, Tensor]]:
+    """Unpaired batches {'A': …, 'B': …}, count×img_ch×H×W each in [-1, 1], of iterations start+1 …
+    config.iteration, and with `soft_masks`, files by the stem of their image, also {'mask':
+    count×1×H×W in [-1, 1]}, those of A.
 
     A batch is a function of (seed, iteration) alone, so any number of threads and a resumed run
     see the same ones; of several processes each has its part (`sharded`) or all of it. Each domain
     goes through all its images in an order of its own, drawn anew every round.
+    `augment(image, rng, is_mask)` takes an image of the store's size and returns one of the
+    network's; an image and its mask come with equal random numbers.
     """
+    @lru_cache(8)
+    def order(domain: str, round_number: int) -> np.ndarray:
+        rng = np.random.default_rng((config.seed, ord(domain), round_number, 0))
+        return rng.permutation(len(images[domain]))
 
-    def __init__(self, images: dict[str, list[Path]], config: Config, store: ImageStore,
-                 soft_masks: dict[str, Path] | None, augment: Augment | None,
-                 sharded: bool) -> None:
-        self.images = images
-        self.config = config
-        self.store = store
-        self.soft_masks = soft_masks
-        self.augment = augment
-        self.sharded = sharded
-        self._order = lru_cache(8)(self._draw_order)
+    def path_at(domain: str, position: int) -> Path:
+        round_number, place = divmod(position, len(images[domain]))
+        return images[domain][order(domain, round_number)[place]]
 
-    def __getitem__(self, iteration: int) -> dict[str, Tensor]:
+    def read_all(domain: str, paths: list[Path], positions: list[int],
+                 channels: int | None = None) -> Tensor:
+        samples = []
+        for path, position in zip(paths, positions, strict=True):
+            image = store.read(path, channels)
+            if augment:
+                rng = np.random.default_rng((config.seed, ord(domain), position, 1))
+                image = augment(image, rng, channels == 1)
+            samples.append(to_tensor(image))
+        return stack(samples) if samples else torch.empty(0, config.img_ch, *config.size)
+
+    def read_batch(iteration: int) -> dict[str, Tensor]:
         batch = {}
-        for domain, count in self.config.batch_counts.items():
-            places = range(count)
-            if self.sharded:
-                places = places[distributed.shard_slice(count)]
+        for domain, count in config.batch_counts.items():
+            places = range(count)[distributed.shard_slice(count) if sharded else slice(None)]
             positions = [iteration * count + place for place in places]
-            paths = [self._path(domain, position) for position in positions]
-            batch[domain] = self._stack(domain, paths, positions)
-            if domain == 'A' and self.soft_masks:
-                mask_paths = [self.soft_masks[path.stem] for path in paths]
-                batch['mask'] = self._stack(domain, mask_paths, positions, is_mask=True)
+            paths = [path_at(domain, position) for position in positions]
+            batch[domain] = read_all(domain, paths, positions)
+            if domain == 'A' and soft_masks:
+                mask_paths = [soft_masks[path.stem] for path in paths]
+                batch['mask'] = read_all(domain, mask_paths, positions, channels=1)
         if torch.cuda.is_available():
             batch = {name: part.pin_memory() for name, part in batch.items()}
         return batch
 
-    def _stack(self, domain: str, paths: list[Path], positions: list[int],
-               is_mask: bool = False) -> Tensor:
-        """The samples of these files; a mask is augmented by the random numbers of its image."""
-        samples = []
-        for path, position in zip(paths, positions, strict=True):
-            image = self.store.read(path, 1 if is_mask else None)
-            if self.augment:
-                rng = np.random.default_rng((self.config.seed, ord(domain), position, 1))
-                image = self.augment(image, rng, is_mask)
-            samples.append(to_tensor(image))
-        if not samples:
-            return torch.empty(0, self.config.img_ch, *self.config.size)
-        return stack(samples)
-
-    def _path(self, domain: str, position: int) -> Path:
-        paths = self.images[domain]
-        round_number, place = divmod(position, len(paths))
-        return paths[self._order(domain, round_number)[place]]
-
-    def _draw_order(self, domain: str, round_number: int) -> np.ndarray:
-        rng = np.random.default_rng((self.config.seed, ord(domain), round_number, 0))
-        return rng.permutation(len(self.images[domain]))
-
-
-def training_batches(images: dict[str, list[Path]], config: Config, start: int, store: ImageStore,
-                     soft_masks: dict[str, Path] | None = None, augment: Augment | None = None,
-                     sharded: bool = True) -> Iterator[dict[str, Tensor]]:
-    """Batches of iterations start+1 … config.iteration: see UnpairedBatches.
-
-    `soft_masks` are files by the stem of their image. `augment(image, rng, is_mask)` takes an
-    image of the store's size and returns one of the network's; an image and its mask come with
-    equal random numbers. Not `sharded`, each process has all of every batch.
-    """
-    batches = UnpairedBatches(images, config, store, soft_masks, augment, sharded)
-    return prefetch(batches.__getitem__, range(start, config.iteration), config.num_workers)
+    return prefetch(read_batch, range(start, config.iteration), config.num_workers)
 
 
 def image_batches(paths: list[Path], config: Config, batch_size: int,
                   soft_masks: dict[str, Path] | None = None) -> Iterator[dict[str, Tensor]]:
     """All images in order, at the network's size: {'image': B×img_ch×H×W in [-1, 1]} and with
     `soft_masks`, files by the images' stems, also {'mask': B×1×H×W in [-1, 1]}."""
-
     def read(path: Path, channels: int) -> Tensor:
         return to_tensor(resize(read_image(path, channels), config.size))
 

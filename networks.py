@@ -1,8 +1,7 @@
 """The networks: localizer, generators of two generations, discriminator, and students.
 
 Notation in the shapes: B images, `ch` base channels, C = 4·ch channels at a quarter of the image's
-height H and width W. Images are in [-1, 1]. Both generations of generators are built from the same
-parts, declared here in the order in which data meets them:
+height H and width W. Images are in [-1, 1]. Both generations of generators have the same parts:
 
     encoder -> class attention -> scale and shift -> AdaILN blocks -> decoders
 
@@ -26,7 +25,6 @@ LayerOf = Callable[[int], nn.Module]  # channels -> a normalization layer
 Wrap = Callable[[nn.Module], nn.Module]  # a layer -> the same layer, perhaps with spectral norm
 
 # --------------------------------------------------------------------------------------- outputs
-
 
 class GeneratorOutput(NamedTuple):
     """Everything a generator computes from one batch of images."""
@@ -56,7 +54,6 @@ class DiscriminatorOutput(NamedTuple):
 
 
 # --------------------------------------------------------------------------------- normalization
-
 
 def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x B×C×H×W minus each channel's mean over H,W, that mean, and the sum of squares of the
@@ -111,9 +108,8 @@ class AdaILN(nn.Module):
         self.rho = nn.Parameter(torch.full((1, channels, 1, 1), 0.9))
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return mix_instance_and_layer_norm(
-            x, self.rho, gamma[:, :, None, None], beta[:, :, None, None]
-        )
+        gamma, beta = gamma[:, :, None, None], beta[:, :, None, None]
+        return mix_instance_and_layer_norm(x, self.rho, gamma, beta)
 
 
 def clip_rho(network: nn.Module) -> None:
@@ -138,7 +134,6 @@ class InstanceNorm(nn.Module):
 
 # --------------------------------------------------------------------------------------- encoder
 
-
 def reflect_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps the size at stride 1, padded by reflection."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2,
@@ -159,7 +154,7 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + [conv3, norm, ReLU, conv3, norm](x)."""
+    """x + [conv3, norm, ReLU, conv3, norm](x); AdaILN takes its scale and shift (B×C each)."""
 
     def __init__(self, channels: int, norm: LayerOf = InstanceNorm) -> None:
         super().__init__()
@@ -168,13 +163,14 @@ class ResidualBlock(nn.Module):
         self.conv2 = reflect_conv(channels, channels, 3)
         self.norm2 = norm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        change = F.relu_(self.norm1(self.conv1(x)))
-        return x + self.norm2(self.conv2(change))
+    def forward(self, x: Tensor, *scale_shift: Tensor) -> Tensor:
+        change = F.relu_(self.norm1(self.conv1(x), *scale_shift))
+        return x + self.norm2(self.conv2(change), *scale_shift)
 
 
 class Encoder(nn.Module):
-    """Images B×in_channels×H×W to features B×C×H/4×W/4."""
+    """Images B×in_channels×H×W to features B×C×H/4×W/4. Raises ValueError where H or W is no
+    multiple of 4."""
 
     def __init__(self, in_channels: int, ch: int, n_res: int) -> None:
         super().__init__()
@@ -184,21 +180,13 @@ class Encoder(nn.Module):
         self.residual = nn.Sequential(*[ResidualBlock(4 * ch) for _ in range(n_res)])
 
     def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if height % 4 or width % 4:
+            raise ValueError(f'images of {height}×{width}: height and width must be multiples of 4')
         return self.residual(self.to_quarter(self.to_half(self.stem(x))))
 
 
 # ------------------------------------------------------------------------------- class attention
-
-
-def without_wrap(layer: nn.Module) -> nn.Module:
-    """The layer as it is: the wrap of layers without spectral norm."""
-    return layer
-
-
-def unnormalized_weight(linear: nn.Linear) -> Tensor:
-    """The weight before spectral norm, if there is one: the published code attends with it."""
-    return linear.parametrizations.weight.original if is_parametrized(linear) else linear.weight
-
 
 class ClassAttention(nn.Module):
     """Classifies the features, and weights them by how much each channel adds to the class logits.
@@ -206,7 +194,8 @@ class ClassAttention(nn.Module):
     `wrap` is applied to the two linear layers (spectral norm in discriminators).
     """
 
-    def __init__(self, channels: int, activation: nn.Module, wrap: Wrap = without_wrap) -> None:
+    def __init__(self, channels: int, activation: nn.Module,
+                 wrap: Wrap = lambda layer: layer) -> None:
         super().__init__()
         self.average_logit = wrap(nn.Linear(channels, 1, bias=False))
         self.maximum_logit = wrap(nn.Linear(channels, 1, bias=False))
@@ -218,9 +207,12 @@ class ClassAttention(nn.Module):
         pooled = {self.average_logit: F.adaptive_avg_pool2d(features, 1),
                   self.maximum_logit: F.adaptive_max_pool2d(features, 1)}
         logits = [linear(pool.flatten(1)) for linear, pool in pooled.items()]
+        # as published, the weights before spectral norm attend
+        weights = [linear.parametrizations.weight.original if is_parametrized(linear)
+                   else linear.weight for linear in pooled]
         # merge(features·w_average beside features·w_maximum), the weights multiplied first
-        weight = sum(half * unnormalized_weight(linear)[:, :, None, None] for linear, half
-                     in zip(pooled, self.merge.weight.chunk(2, 1), strict=True))
+        weight = sum(half * weight[:, :, None, None] for weight, half
+                     in zip(weights, self.merge.weight.chunk(2, 1), strict=True))
         attended = self.activation(F.conv2d(features, weight, self.merge.bias))
         return attended, torch.cat(logits, 1), attended.sum(1, keepdim=True)
 
@@ -248,23 +240,7 @@ class ScaleShift(nn.Module):
         return self.gamma(hidden), self.beta(hidden)
 
 
-class AdaILNBlock(nn.Module):
-    """A residual block whose two normalizations take scale and shift from the attention."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = reflect_conv(channels, channels, 3)
-        self.norm1 = AdaILN(channels)
-        self.conv2 = reflect_conv(channels, channels, 3)
-        self.norm2 = AdaILN(channels)
-
-    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        change = F.relu_(self.norm1(self.conv1(x), gamma, beta))
-        return x + self.norm2(self.conv2(change), gamma, beta)
-
-
 # --------------------------------------------------------------------------------------- decoder
-
 
 def repeat_border(x: Tensor) -> Tensor:
     """B×C×H×W with its border pixels repeated once around it, B×C×(H+2)×(W+2)."""
@@ -286,12 +262,9 @@ class UpsampleBlock(ConvBlock):
         super().__init__(in_channels, out_channels, 3, ILN)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.norm(self.upsample_and_convolve(x)))
-
-    def upsample_and_convolve(self, x: Tensor) -> Tensor:
         flipped = self.conv.weight.flip(2, 3).transpose(0, 1)  # as a transposed convolution has it
         kernel = 4 * F.avg_pool2d(flipped, 2, stride=1, padding=1)  # 4×4, of sums over 2×2
-        return F.conv_transpose2d(repeat_border(x), kernel, stride=2, padding=3)
+        return F.relu_(self.norm(F.conv_transpose2d(repeat_border(x), kernel, stride=2, padding=3)))
 
 
 class ImageConv(nn.Conv2d):
@@ -328,19 +301,6 @@ class Decoder(nn.Module):
 
 # ------------------------------------------------------------------------------------ generators
 
-
-def check_multiple_of_4(image: Tensor) -> None:
-    """Raises ValueError where B×C×H×W images cannot be halved twice."""
-    height, width = image.shape[-2:]
-    if height % 4 or width % 4:
-        raise ValueError(f'images of {height}×{width}: height and width must be multiples of 4')
-
-
-def reconstruct(decoder: Decoder, features: Tensor, count: int | None) -> Tensor | None:
-    """The first `count` images (None: all) decoded; None where `count` is 0."""
-    return None if count == 0 else decoder(features[:count])
-
-
 class FirstGenerator(nn.Module):
     """First generation: the mask has a decoder of its own and confines the change."""
 
@@ -353,19 +313,16 @@ class FirstGenerator(nn.Module):
         self.class_attention = ClassAttention(channels, nn.ReLU())
         self.mask_decoder = Decoder(channels, 1, 7, torch.sigmoid)
         self.scale_shift = ScaleShift(channels, config)
-        self.translation_blocks = nn.ModuleList([AdaILNBlock(channels) for _ in range(n_res)])
+        self.translation_blocks = nn.ModuleList(
+            [ResidualBlock(channels, AdaILN) for _ in range(n_res)])
         self.content_decoder = Decoder(channels, img_ch, 7, torch.tanh)
         self.recon_decoder = Decoder(channels, img_ch, 7, torch.tanh)
 
-    def encode(self, image: Tensor, conditioning: Tensor | None) -> Tensor:
-        """Features B×C×H/4×W/4 of the images and their conditioning images."""
-        check_multiple_of_4(image)
+    def encode(self, image: Tensor, conditioning: Tensor | None) -> tuple[Tensor, ...]:
+        """Features B×C×H/4×W/4 and what ClassAttention makes of them."""
         conditioning = image.detach() if conditioning is None else conditioning
-        return self.encoder(torch.cat([image, conditioning], 1))
-
-    def attend(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Attended features, cam_logit and heatmap: see ClassAttention."""
-        return self.class_attention(self.attention_residual(features))
+        features = self.encoder(torch.cat([image, conditioning], 1))
+        return features, *self.class_attention(self.attention_residual(features))
 
     def forward(self, image: Tensor, conditioning: Tensor | None = None,
                 recon_of: int | None = None) -> GeneratorOutput:
@@ -376,23 +333,19 @@ class FirstGenerator(nn.Module):
         The reconstruction costs a decoder: `recon_of` is the number of images, from the first on,
         that are reconstructed (None: all). Raises ValueError where H or W is no multiple of 4.
         """
-        features = self.encode(image, conditioning)
-        attended, cam_logit, heatmap = self.attend(features)
+        features, attended, cam_logit, heatmap = self.encode(image, conditioning)
         mask = self.mask_decoder(attended)
-
-        gamma, beta = self.scale_shift(attended)
-        translated = features
+        scale_shift, translated = self.scale_shift(attended), features
         for block in self.translation_blocks:
-            translated = block(translated, gamma, beta)
+            translated = block(translated, *scale_shift)
         content = self.content_decoder(translated)
         fake = mask * content + (1 - mask) * image
-        return GeneratorOutput(fake=fake, mask=mask, heatmap=heatmap, cam_logit=cam_logit,
-                               recon=reconstruct(self.recon_decoder, features, recon_of),
-                               content=content)
+        recon = None if recon_of == 0 else self.recon_decoder(features[:recon_of])
+        return GeneratorOutput(fake, mask, heatmap, cam_logit, recon, content=content)
 
     def predict_mask(self, image: Tensor, conditioning: Tensor | None = None) -> MaskPrediction:
         """The mask and heatmap of `forward`, running only the layers they need."""
-        attended, _, heatmap = self.attend(self.encode(image, conditioning))
+        _, attended, _, heatmap = self.encode(image, conditioning)
         return MaskPrediction(self.mask_decoder(attended), heatmap)
 
 
@@ -410,51 +363,41 @@ class SecondGenerator(nn.Module):
         self.mask_output = reflect_conv(channels, 1, 3)
         self.scale_shift = ScaleShift(channels, config)
         self.recon_blocks = nn.ModuleList([ResidualBlock(channels, ILN) for _ in range(n_res)])
-        self.translation_blocks = nn.ModuleList([AdaILNBlock(channels) for _ in range(n_res)])
+        self.translation_blocks = nn.ModuleList(
+            [ResidualBlock(channels, AdaILN) for _ in range(n_res)])
         self.fake_decoder = Decoder(channels, img_ch, 3, torch.tanh)
         self.recon_decoder = Decoder(channels, img_ch, 7, torch.tanh)
-
-    def encode(self, image: Tensor) -> Tensor:
-        """Features B×C×H/4×W/4 of the images."""
-        check_multiple_of_4(image)
-        return self.encoder(image)
 
     @staticmethod
     def enlarge(small_mask: Tensor) -> Tensor:
         """B×1×H/4×W/4 to B×1×H×W, twice ×2 bilinear."""
-        for _ in range(2):
-            small_mask = F.interpolate(small_mask, scale_factor=2, mode='bilinear',
-                                       align_corners=True)
-        return small_mask
+        half = F.interpolate(small_mask, scale_factor=2, mode='bilinear', align_corners=True)
+        return F.interpolate(half, scale_factor=2, mode='bilinear', align_corners=True)
 
     def forward(self, image: Tensor, recon_of: int | None = None) -> GeneratorOutput:
         """Translate images B×img_ch×H×W in [-1, 1], and reconstruct the first `recon_of` of them
         (None: all). Raises ValueError where H or W is no multiple of 4."""
-        features = self.encode(image)
+        features = self.encoder(image)
         attended, cam_logit, heatmap = self.class_attention(self.split(features))
         small_mask = torch.sigmoid(self.mask_output(attended))
-
-        gamma, beta = self.scale_shift(attended)
+        scale_shift = self.scale_shift(attended)
         translated, kept = attended, features
-        for recon_block, translation_block in zip(self.recon_blocks, self.translation_blocks,
-                                                  strict=True):
+        for recon_block, block in zip(self.recon_blocks, self.translation_blocks, strict=True):
             kept = recon_block(kept)
-            translated = (small_mask * translation_block(translated, gamma, beta)
-                          + (1 - small_mask) * kept)
+            translated = small_mask * block(translated, *scale_shift) + (1 - small_mask) * kept
         fake = self.fake_decoder(translated)
         mask = self.enlarge(small_mask)
-        return GeneratorOutput(fake=fake, mask=mask, heatmap=heatmap, cam_logit=cam_logit,
-                               recon=reconstruct(self.recon_decoder, kept, recon_of),
-                               composite=mask * fake + (1 - mask) * image)
+        recon = None if recon_of == 0 else self.recon_decoder(kept[:recon_of])
+        composite = mask * fake + (1 - mask) * image
+        return GeneratorOutput(fake, mask, heatmap, cam_logit, recon, composite=composite)
 
     def predict_mask(self, image: Tensor) -> MaskPrediction:
         """The mask and heatmap of `forward`, running only the layers they need."""
-        attended, _, heatmap = self.class_attention(self.split(self.encode(image)))
+        attended, _, heatmap = self.class_attention(self.split(self.encoder(image)))
         return MaskPrediction(self.enlarge(torch.sigmoid(self.mask_output(attended))), heatmap)
 
 
 # --------------------------------------------------------------------------------- discriminator
-
 
 class Discriminator(nn.Module):
     """Distinguishes real images from translated ones, patch by patch.
@@ -487,7 +430,6 @@ class Discriminator(nn.Module):
 
 
 # --------------------------------------------------------------------------- localizer (stage 0)
-
 
 class BatchNormBlock(nn.Module):
     """Convolution 3×3, batch normalization, ReLU. With stride 2 the kernel is 4×4, so that a value
@@ -539,8 +481,8 @@ class Localizer(nn.Module):
         for turns in range(4 if self.any_orientation else 1):
             for mirrored in (False, True):
                 view = image.rot90(turns, (2, 3))
-                logits = self((view.flip(3) if mirrored else view).contiguous(
-                    memory_format=torch.channels_last)).float()
+                view = view.flip(3) if mirrored else view
+                logits = self(view.contiguous(memory_format=torch.channels_last)).float()
                 views.append((logits.flip(3) if mirrored else logits).rot90(-turns, (2, 3)))
         return torch.stack(views).mean(0)
 
@@ -566,7 +508,6 @@ def pool_logits(logits: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------- students (stage 2)
 
-
 class DoubleConv(nn.Module):
     """Twice: convolution 3×3, group normalization, leaky ReLU.
 
@@ -590,16 +531,13 @@ class SegmentationNetwork(nn.Module):
     """A student that starts from random weights: a compact U-Net (Ronneberger et al. 2015), four
     halvings deep."""
 
-    DEPTH = 4
-
     def __init__(self, config: Config) -> None:
         super().__init__()
-        widths = [config.ch * 2 ** min(level, 3) for level in range(self.DEPTH + 1)]
+        widths = [config.ch * factor for factor in (1, 2, 4, 8, 8)]
         levels = [*zip(widths[:-1], widths[1:], strict=True)]  # channels above and below a halving
         self.stem = DoubleConv(config.img_ch, widths[0])
         self.down = nn.ModuleList([DoubleConv(above, below) for above, below in levels])
-        self.up = nn.ModuleList([DoubleConv(below + above, above)
-                                 for above, below in reversed(levels)])
+        self.up = nn.ModuleList([DoubleConv(below + above, above) for above, below in levels[::-1]])
         self.output = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -639,13 +577,11 @@ class LocalizerStudent(nn.Module):
     images. Dilated convolutions add a larger field of view, to fill lesions of which the localizer
     marks only the rim."""
 
-    DISTANCES = (3, 6, 9)  # of the dilated convolutions, px at a quarter of the image's size
-
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.localizer = Localizer(config)
-        self.dilated = nn.Sequential(*[DilatedBlock(4 * config.ch, distance)
-                                       for distance in self.DISTANCES])
+        self.dilated = nn.Sequential(  # distances in px at a quarter of the image's size
+            *[DilatedBlock(4 * config.ch, distance) for distance in (3, 6, 9)])
 
     def train(self, mode: bool = True) -> 'LocalizerStudent':
         """The localizer's normalization stays as stage 0 left it: statistics of few images would
@@ -666,14 +602,13 @@ class LocalizerStudent(nn.Module):
 
 # ------------------------------------------------------------------------------------- all of them
 
-
 def build_network(name: str, config: Config, wrap: Wrap = spectral_norm) -> nn.Module:
     """One network by name (see config.NETWORKS_OF), freshly initialized."""
     if name == 'localizer':
         return Localizer(config)
     if name in STUDENT_NETWORKS:
-        return {'unet': SegmentationNetwork,
-                'localizer': LocalizerStudent}[config.student_network](config)
+        students = {'unet': SegmentationNetwork, 'localizer': LocalizerStudent}
+        return students[config.student_network](config)
     if name in GENERATORS:
         return {'first': FirstGenerator, 'second': SecondGenerator}[config.generation](config)
     depth = {'disG': config.n_dis + 1, 'disL': config.n_dis - 1}[name[:4]]
@@ -691,17 +626,14 @@ def build_networks(config: Config, names: Iterable[str] | None = None,
 def count_parameters(config: Config) -> dict[str, int]:
     """Parameters of each network that `config.method` trains, without memory for them."""
     with torch.device('meta'):
-        networks = build_networks(config, wrap=without_wrap)  # spectral norm takes long to set up
+        networks = build_networks(config, wrap=lambda layer: layer)  # spectral norm takes long
     return {name: sum(parameter.numel() for parameter in network.parameters())
             for name, network in networks.items()}
 
 
 def make_ready(networks: nn.ModuleDict, config: Config, device: torch.device) -> nn.ModuleDict:
-    """The networks on their device, in the memory format that is fastest there, and compiled if
-    --compile says so.
-
-    Channels last on a CPU (a sixth less time) and for bfloat16, whose kernels work that way.
-    """
+    """The networks on their device, in the memory format that is fastest there (channels last on a
+    CPU, a sixth less time, and for bfloat16), and compiled if --compile says so."""
     channels_last = device.type == 'cpu' or config.amp
     networks.to(device, memory_format=torch.channels_last if channels_last
                 else torch.contiguous_format)

@@ -7,7 +7,7 @@
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,27 +28,25 @@ from runtime.threads import cpu_count, prefetch
 from stages.pseudo_labels import choose_teacher
 from utils import UserError, atomic_write, find_files, make_folder, pick_device, progress_interval
 
+COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
+
 
 class Prediction(NamedTuple):
     """The lesions of one image, in the image's own size."""
-
     segmentation: np.ndarray  # H×W bool
     probability: np.ndarray  # H×W float32 in [0, 1]: the soft mask
 
 
 class Predictor:
-    """A trained network that segments the lesions of images.
-
-    Post-processing is the same as in a test: what val chose for the checkpoint (`val.json` beside
-    it), else the default. An image whose soft mask nowhere reaches `presence_threshold` holds no
-    lesion.
+    """A trained network that segments the lesions of images. Post-processing is the same as in a
+    test: what val chose for the checkpoint (`val.json` beside it), else the default. An image whose
+    soft mask nowhere reaches `presence_threshold` holds no lesion.
 
     config      the Config that the network runs with
     network     the network that makes soft masks, on `device`, in eval mode
     rule, exponent  post-processing, one of inference.postprocess.RULES, and the CRF's exponent
     stage1      the Predictor of the stage-1 network whose soft masks a published stage 2 takes as
-                conditioning images; None for all other networks
-    """
+                conditioning images; None for all other networks"""
 
     def __init__(self, checkpoint: str | Path, device: str = 'auto', **options: Any) -> None:
         """`checkpoint` is a file of any stage, ours or the authors'; `device` auto, cpu, cuda,
@@ -59,8 +57,8 @@ class Predictor:
         if unknown := options.keys() - OPTIONS.keys():
             raise UserError(f'Predictor: {sorted(unknown)[0]} is no option; '
                             'python main.py --help lists them')
-        options = options | {'phase': 'predict', 'device': device}
-        self.config = resolve(options, source.config, str(checkpoint))
+        self.config = resolve(options | {'phase': 'predict', 'device': device}, source.config,
+                              str(checkpoint))
         self.device = pick_device(device)
         self.network = mask_network(source, self.config, self.device)
         self.rule, self.exponent = chosen_rule(self.config, stored_choice(source))
@@ -90,8 +88,7 @@ class Predictor:
 
     def _soft_masks(self, images: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(image H×W×3 uint8, soft mask H×W float32) of each."""
-        if isinstance(images, np.ndarray) and (images.ndim < 3 or images.ndim == 3
-                                               and images.shape[2] in (1, 3)):
+        if isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2:] in ((1,), (3,))):
             raise ValueError('a single image; give a list of images, as [image]')
         config, images = self.config, iter(images)
         while arrays := list(itertools.islice(images, images_at_a_time(config, self.device))):
@@ -108,9 +105,8 @@ class Predictor:
     def _stack(self, images: list[Image.Image], channels: int) -> Tensor:
         """B×channels×H×W in [-1, 1] at the network's size."""
         mode = 'RGB' if channels == 3 else 'L'
-        return dataset.stack([dataset.to_tensor(dataset.resize(image.convert(mode),
-                                                               self.config.size))
-                              for image in images])
+        resized = (dataset.resize(image.convert(mode), self.config.size) for image in images)
+        return dataset.stack([dataset.to_tensor(image) for image in resized])
 
     def _to_prediction(self, image_and_probability: tuple[np.ndarray, np.ndarray]) -> Prediction:
         image, probability = image_and_probability
@@ -125,14 +121,10 @@ def as_rgb(image: np.ndarray) -> Image.Image:
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
-    if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3) \
-            or not image.size:
+    if image.dtype != np.uint8 or not image.size or image.ndim != 2 and image.shape[2:] != (3,):
         raise ValueError('an image is an array H×W×3 or H×W of uint8, 0 to 255, but this one is '
                          f'{image.dtype} of shape {image.shape}')
     return Image.fromarray(image).convert('RGB')
-
-
-# ------------------------------------------------------------------------------ the command line
 
 
 def run(config: Config, predictor: Predictor) -> int:
@@ -156,9 +148,8 @@ def run(config: Config, predictor: Predictor) -> int:
                 continue
             writer.add_volume(names[path], volume, *predict_volume(predictor, volume))
             bar.update()
-    table = writer.table
-    print(f'{table.count} predicted by {predictor.rule}, {table.with_lesion} with lesions; masks '
-          f'are in {paths.output}, areas in {table.path}')
+    print(f'{writer.count} predicted by {predictor.rule}, {writer.with_lesion} with lesions; masks '
+          f'are in {paths.output}, areas in {paths.table}')
     return problems.report()
 
 
@@ -166,16 +157,16 @@ def predict_images(predictor: Predictor, paths: list[Path], threads: int,
                    problems: dataset.Problems) -> Iterator[tuple[Path, Prediction]]:
     """Path and prediction of each file that can be read; the others go to `problems`."""
 
-    def read(path: Path) -> tuple[Path, np.ndarray | None]:
+    def read(path: Path) -> np.ndarray | None:
         try:
-            return path, np.asarray(dataset.read_image(path))
+            return np.asarray(dataset.read_image(path))
         except UserError as error:
             problems.add(path, str(error).removeprefix(f'{path}: '))
-            return path, None
+            return None
 
-    readable = ((path, image) for path, image in prefetch(read, paths, threads)
-                if image is not None)
-    for_paths, for_network = itertools.tee(readable)  # at most a few batches apart
+    pairs = ((path, image) for path, image in zip(paths, prefetch(read, paths, threads),
+                                                  strict=True) if image is not None)
+    for_paths, for_network = itertools.tee(pairs)  # at most a few batches apart
     predictions = predictor.predict_each(image for _, image in for_network)
     for (path, _), prediction in zip(for_paths, predictions, strict=True):
         yield path, prediction
@@ -189,31 +180,20 @@ def predict_volume(predictor: Predictor, volume: nifti.Volume) -> tuple[np.ndarr
     slices = [z for z in volume.slices if volume.head_share(z) >= nifti.LEAST_HEAD]
     if not slices:
         tqdm.write(f'{volume.path}: no slice holds enough head, so none was segmented')
-    predictions = predictor.predict_each(volume.image(z) for z in slices)
-    for z, prediction in zip(slices, tqdm(predictions, volume.path.name, len(slices),
-                                          unit=' slices', mininterval=progress_interval(),
-                                          leave=False), strict=True):
+    predictions = tqdm(predictor.predict_each(volume.image(z) for z in slices), volume.path.name,
+                       len(slices), unit=' slices', mininterval=progress_interval(), leave=False)
+    for z, prediction in zip(slices, predictions, strict=True):
         segmentation[..., z] = volume.to_plane(prediction.segmentation.astype(np.uint8))
         probability[..., z] = volume.to_plane(prediction.probability)
     return segmentation, probability
 
 
-# ------------------------------------------------------------------------------- what is predicted
-
-
 class Paths(NamedTuple):
     """--input and --output."""
-
     input: Path
     output: Path
     to_file: bool  # whether the output is one file, not a folder
-
-    @property
-    def table(self) -> Path:
-        """The table of lesion areas."""
-        if self.to_file:
-            return self.output.with_name(f'{stem(self.output)}.csv')
-        return self.output / 'predictions.csv'
+    table: Path  # of lesion areas
 
 
 def check_paths(config: Config) -> Paths:
@@ -242,34 +222,34 @@ def check_paths(config: Config) -> Paths:
     if source.is_dir() and source.resolve() in output.resolve().parents:
         raise UserError(f'--output {output}: lies in --input, where masks would be taken for '
                         'images next time; give another place')
-    paths = Paths(source, output, to_file)
-    check_free(paths, config.overwrite)
-    return paths
-
-
-def check_free(paths: Paths, overwrite: bool) -> None:
-    """Raises UserError where something exists that must not be replaced."""
-    for path in (paths.table, paths.output):
+    table = output.with_name(f'{nifti.stem(output)}.csv') if to_file else output / 'predictions.csv'
+    for path in (table, output):
         exists = any(path.iterdir()) if path.is_dir() else path.exists()
-        if exists and not overwrite:
-            raise UserError(f'--output {paths.output}: {path} exists already; --overwrite True '
+        if exists and not config.overwrite:
+            raise UserError(f'--output {output}: {path} exists already; --overwrite True '
                             'replaces what has the same name, or give another place')
-    if paths.table.exists() and not AreaTable.is_one(paths.table):
-        raise UserError(f'--output {paths.output}: {paths.table} exists already and is no table of '
+    if table.exists() and not is_table(table):
+        raise UserError(f'--output {output}: {table} exists already and is no table of '
                         'predictions, so it stays; give another place')
+    return Paths(source, output, to_file, table)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of predictions."""
+    if not path.is_file():
+        return False
+    with open(path, encoding='utf-8', errors='replace') as file:
+        return file.readline().strip() == ','.join(COLUMNS)
 
 
 def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[Path, Path]:
     """The images and volumes to predict, each with its path in the folder `source`, or the file
-    `source` itself.
-
-    Hidden files, labels, and volumes that are named as other modalities of BraTS are skipped; of
-    several that share a name up to the ending the first counts, and the others go to `problems`.
-    Raises UserError where there are none, or for a single file that cannot be read.
-    """
+    `source` itself. Hidden files, labels, and volumes that are named as other modalities of BraTS
+    are skipped; of several that share a name up to the ending the first counts, and the others go
+    to `problems`. Raises UserError where there are none, or for a single file that cannot be
+    read."""
     if source.is_file():
-        read = nifti.read if nifti.is_volume(source) else dataset.read_image
-        read(source)
+        (nifti.read if nifti.is_volume(source) else dataset.read_image)(source)
         return {source: Path(source.name)}
     names, first_of, skipped = {}, {}, Counter()
     for path in find_files(source, (*dataset.IMAGE_SUFFIXES, *nifti.SUFFIXES)):
@@ -277,12 +257,11 @@ def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[
             skipped[reason] += 1
             continue
         name = path.relative_to(source)
-        key = name.with_name(stem(name)), nifti.is_volume(path)
-        if key in first_of:
-            problems.add(path, f'has the same name as {first_of[key].name}; rename one')
-        else:
-            first_of[key] = path
+        first = first_of.setdefault((name.with_name(nifti.stem(name)), nifti.is_volume(path)), path)
+        if first is path:
             names[path] = name
+        else:
+            problems.add(path, f'has the same name as {first.name}; rename one')
     if skipped:
         print('skipped: ' + ', '.join(f'{count} {reason}' for reason, count in skipped.items()))
     if not names:
@@ -302,103 +281,52 @@ def reason_to_skip(path: Path, modality: str) -> str:
     return '' if kind == modality else f'of another --modality than {modality}'
 
 
-def stem(path: Path) -> str:
-    """A file's name without its ending; `.nii.gz` is one."""
-    return nifti.stem(path) if nifti.is_volume(path) else path.stem
-
-
-# ------------------------------------------------------------------------------- what is written
-
-
 class PredictionWriter:
-    """Writes masks to --output, each whole or not at all, and a table of lesion areas."""
+    """Writes masks to --output, each whole or not at all, and predictions.csv: a row for each
+    image; of a volume a row for each slice that holds a lesion, and one of the whole. Lesion areas
+    in pixels and percent of the image, and where the spacing is known in mm² and ml."""
 
     def __init__(self, paths: Paths, with_probability: bool) -> None:
-        self.paths = paths
-        self.with_probability = with_probability
+        self.paths, self.with_probability = paths, with_probability
+        self.count = self.with_lesion = 0  # images and volumes
         make_folder(paths.table.parent, '--output')
-        self.table = AreaTable(paths.table)
-
-    def close(self) -> None:
-        """Close the table."""
-        self.table.close()
+        self._file = open(paths.table, 'w', newline='')
+        self.close = self._file.close
+        self._table = csv.DictWriter(self._file, COLUMNS)
+        self._table.writeheader()
 
     def add_image(self, name: Path, prediction: Prediction) -> None:
         """`name` is the image's path in --input."""
-        masks = {'.png': prediction.segmentation}
-        if self.with_probability:
-            masks['_probability.png'] = prediction.probability
-        for ending, mask in masks.items():
-            with atomic_write(self._target(name, ending)) as temporary:
-                Image.fromarray(to_bytes(mask)).save(temporary, 'PNG')
-        self.table.add(str(name), prediction.segmentation)
+        self._write_masks(name, '.png', *prediction,
+                          lambda mask, path: Image.fromarray(to_bytes(mask)).save(path, 'PNG'))
+        self._write_row(name, prediction.segmentation)
 
     def add_volume(self, name: Path, volume: nifti.Volume, segmentation: np.ndarray,
                    probability: np.ndarray) -> None:
         """Masks X×Y×Z of a volume as volumes of its axes; `name` is its path in --input."""
         ending = '.nii' if self.paths.to_file and self.paths.output.suffix == '.nii' else '.nii.gz'
-        masks = {ending: segmentation}
-        if self.with_probability:
-            masks[f'_probability{ending}'] = probability
-        for mask_ending, mask in masks.items():
-            with atomic_write(self._target(name, mask_ending)) as temporary:
-                volume.write(mask, temporary)
-        self.table.add_volume(str(name), segmentation > 0, volume.spacing)
-
-    def _target(self, name: Path, ending: str) -> Path:
-        path = self.paths.output if self.paths.to_file else self.paths.output / name
-        make_folder(path.parent, '--output')
-        return path.with_name(f'{stem(path)}{ending}')
-
-
-class AreaTable:
-    """predictions.csv, a row for each image; of a volume a row for each slice that holds a lesion,
-    and one of the whole. Lesion areas in pixels and percent of the image, and where the spacing is
-    known in mm² and ml."""
-
-    COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = self.with_lesion = 0  # images and volumes
-        self._file = open(path, 'w', newline='')
-        self._writer = csv.DictWriter(self._file, self.COLUMNS)
-        self._writer.writeheader()
-
-    @classmethod
-    def is_one(cls, path: Path) -> bool:
-        """Whether a file is such a table."""
-        if not path.is_file():
-            return False
-        with open(path, encoding='utf-8', errors='replace') as file:
-            return file.readline().strip() == ','.join(cls.COLUMNS)
-
-    def add(self, name: str, segmentation: np.ndarray) -> None:
-        """An image's segmentation H×W bool."""
-        self._count(segmentation)
-        self._write(name, segmentation)
-
-    def add_volume(self, name: str, segmentation: np.ndarray,
-                   spacing: tuple[float, float, float]) -> None:
-        """A volume's segmentation X×Y×Z bool; spacing in mm."""
+        self._write_masks(name, ending, segmentation, probability, volume.write)
         for z in np.flatnonzero(segmentation.any((0, 1))):
             plane = segmentation[..., z]
-            mm2 = int(plane.sum()) * (spacing[0] * spacing[1])
-            self._write(name, plane, slice=int(z), lesion_mm2=f'{mm2:.2f}')
-        self._count(segmentation)
-        ml = int(segmentation.sum()) * np.prod(spacing) / 1000
-        self._write(name, segmentation, lesion_ml=f'{ml:.4f}')
+            mm2 = int(plane.sum()) * (volume.spacing[0] * volume.spacing[1])
+            self._write_row(name, plane, slice=int(z), lesion_mm2=f'{mm2:.2f}')
+        ml = int(segmentation.sum()) * np.prod(volume.spacing) / 1000
+        self._write_row(name, segmentation, lesion_ml=f'{ml:.4f}')
         self._file.flush()
 
-    def _count(self, segmentation: np.ndarray) -> None:
+    def _write_masks(self, name: Path, ending: str, segmentation: np.ndarray,
+                     probability: np.ndarray, write: Callable[[np.ndarray, Path], None]) -> None:
+        path = self.paths.output if self.paths.to_file else self.paths.output / name
+        make_folder(path.parent, '--output')
+        masks = {'': segmentation, '_probability': probability}
+        for suffix in masks if self.with_probability else ('',):
+            with atomic_write(path.with_name(f'{nifti.stem(path)}{suffix}{ending}')) as temporary:
+                write(masks[suffix], temporary)
         self.count += 1
         self.with_lesion += bool(segmentation.any())
 
-    def _write(self, name: str, segmentation: np.ndarray, **columns: Any) -> None:
+    def _write_row(self, name: Path, segmentation: np.ndarray, **columns: Any) -> None:
         lesion = int(segmentation.sum())
-        self._writer.writerow({'file': name, 'lesion_px': lesion,
-                               'lesion_percent': f'{100 * lesion / segmentation.size:.3f}'}
-                              | columns)
-
-    def close(self) -> None:
-        self._file.close()
+        percent = f'{100 * lesion / segmentation.size:.3f}'
+        self._table.writerow({'file': str(name), 'lesion_px': lesion, 'lesion_percent': percent}
+                             | columns)

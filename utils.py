@@ -20,9 +20,6 @@ class UserError(Exception):
     """Something the user can put right: one line that says what, where and what to do."""
 
 
-# ------------------------------------------------------------------------------ files and folders
-
-
 def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
     """Make a writable folder with its parents; raises UserError naming the flag that moves it."""
     try:
@@ -95,9 +92,6 @@ def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
                   and not any(part.startswith('.') for part in path.relative_to(folder).parts))
 
 
-# --------------------------------------------------------------------------------- devices, seeds
-
-
 def pick_device(name: str) -> torch.device:
     """A torch device by name; `auto` is cuda, else mps, else cpu. Raises UserError."""
     import torch
@@ -140,9 +134,6 @@ def random_generator(*numbers: int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-
-
-# ----------------------------------------------------------------------------------------- values
 
 
 def evenly_spaced(items: list[Any], count: int) -> list[Any]:

@@ -10,12 +10,10 @@ from scipy import sparse
 
 class PermutohedralLattice:
     """Gaussian filtering among n points in d dimensions (Adams et al. 2010), by sparse matrices.
-
     `filter` takes n×k values v and gives approximately Σ_j exp(−|f_i − f_j|²/2) v_j up to a
     constant factor: each point spreads its value over the d + 1 corners of the simplex it lies in
     (splat), the values are blurred along each of the d + 1 directions of the lattice, and each
-    point collects from its corners (slice, the transpose of splat).
-    """
+    point collects from its corners (slice, the transpose of splat)."""
 
     def __init__(self, features: np.ndarray) -> None:
         """`features` n×d, in units of the Gaussian's standard deviation."""
@@ -27,7 +25,6 @@ class PermutohedralLattice:
         basis[axes, axes - 1] = -axes
         # (einsum: threads of a matrix library would only slow each other down here)
         elevated = np.einsum('nd,ed->ne', features * spread, basis.astype(np.float32))
-
         # the nearest lattice point whose coordinates are multiples of d + 1 …
         rounded = np.rint(elevated / (dims + 1)).astype(np.int64)
         origin = rounded * (dims + 1)
@@ -41,7 +38,6 @@ class PermutohedralLattice:
         wrapped = (rank < 0).astype(np.int64) - (rank > dims)
         rank += wrapped * (dims + 1)
         origin += wrapped * (dims + 1)
-
         # barycentric weights of the simplex's d + 1 corners
         position = dims - rank
         difference = (elevated - origin) / (dims + 1)
@@ -50,22 +46,16 @@ class PermutohedralLattice:
         weights[rows, position] += difference
         weights[rows, position + 1] -= difference
         weights[:, 0] += 1 + weights[:, dims + 1]
-
         # a corner's coordinates as one number; room for steps of the blur keeps it unambiguous
         low, high = origin.min(0) - 2 * (dims + 1), origin.max(0) + 2 * (dims + 1)
         strides = np.cumprod([1, *(high - low + 1)[:dims - 1]])
-
-        def code(coordinates: np.ndarray) -> np.ndarray:
-            # the last coordinate follows from the others: they sum to 0
-            return (coordinates[..., :dims] - low[:dims]) @ strides
-
-        base = code(origin)
+        # the last coordinate follows from the others: they sum to 0
+        base = (origin[:, :dims] - low[:dims]) @ strides
         corner_codes = np.empty((points, dims + 1), np.int64)
         for corner in range(dims + 1):
             step = np.where(rank[:, :dims] <= dims - corner, corner, corner - (dims + 1))
             corner_codes[:, corner] = base + step @ strides
         codes, numbers = np.unique(corner_codes, return_inverse=True)
-
         self.slice = sparse.csr_matrix(
             (weights[:, :dims + 1].astype(np.float32).ravel(), numbers.ravel(),
              np.arange(0, points * (dims + 1) + 1, dims + 1)), shape=(points, len(codes)))
@@ -96,12 +86,10 @@ class PermutohedralLattice:
 
 
 class DenseCRF:
-    """Fully connected CRF of two labels over one image (Krähenbühl and Koltun 2011).
-
-    Kernels as published: Gaussian σxy 3 px, weight 3; bilateral σxy 80 px, σrgb 13, weight 10;
-    each normalized symmetrically. The lattices belong to the image, so one object serves any
-    number of masks. In an image of a single color, which has no edges, the larger label wins.
-    """
+    """Fully connected CRF of two labels over one image (Krähenbühl and Koltun 2011). Kernels as
+    published: Gaussian σxy 3 px, weight 3; bilateral σxy 80 px, σrgb 13, weight 10; each normalized
+    symmetrically. The lattices belong to the image, so one object serves any number of masks. In an
+    image of a single color, which has no edges, the larger label wins."""
 
     GAUSSIAN_SIGMA, GAUSSIAN_WEIGHT = 3, 3
     BILATERAL_SIGMA, COLOR_SIGMA, BILATERAL_WEIGHT = 80, 13, 10
@@ -124,17 +112,14 @@ class DenseCRF:
 
     def infer(self, soft_mask: np.ndarray, exponents: Sequence[float] = (1,)) -> np.ndarray:
         """Lesion probabilities T×H×W after STEPS mean-field steps, one for each exponent t.
-
         `soft_mask` H×W in [0, 1] is the lesion's unary potential, (1 − mask)^t the background's,
-        before both are normalized to probabilities of at least 1e-5.
-        """
+        before both are normalized to probabilities of at least 1e-5."""
         lesion = np.asarray(soft_mask, np.float32).reshape(-1, 1)
         background = (1 - lesion) ** np.asarray(exponents, np.float32)
         total = np.maximum(lesion + background, 1e-20)
         # two labels: their unary potentials reduce to one log-odds
         unary_log_odds = (np.log(np.clip(lesion / total, 1e-5, 1))
                           - np.log(np.clip(background / total, 1e-5, 1)))
-
         # Potts compatibility: the message to a label is weight · (kernel · its probability q); the
         # difference of the two labels' messages is linear in 2·q − 1
         probability = 1 / (1 + np.exp(-unary_log_odds))

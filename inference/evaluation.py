@@ -22,8 +22,6 @@ NEARLY_ALL = 0.9  # of the image; a segmentation of more is reported
 
 
 class CaseResult(NamedTuple):
-    """What came of one case."""
-
     metrics: dict[str, float] | None  # percent; None without a label
     is_blank: bool  # whether the segmentation is empty or covers nearly all of the image
 
@@ -39,8 +37,8 @@ def val_masks(source: checkpoints.Checkpoint, config: Config, paths: list[Path],
 
 
 def val_metrics(network: nn.Module, cases: list[dataset.Case], config: Config,
-                device: torch.device, conditioning: dict[str, Path] | None,
-                rules: list[str]) -> list[list[dict[str, float]]]:
+                device: torch.device, conditioning: dict[str, Path] | None, rules: list[str]
+                ) -> list[list[dict[str, float]]]:
     """For each labeled case, its metrics by each rule of post-processing."""
     by_path = {case.image: case for case in distributed.shard(cases)}
 
@@ -51,8 +49,8 @@ def val_metrics(network: nn.Module, cases: list[dataset.Case], config: Config,
             to_segmentation(soft.mask, rule, image, config.crf_t or 1, config), label)
             for rule in rules]
 
-    return distributed.gather(list(soft_masks(network, list(by_path), config, device,
-                                              conditioning, finish=metrics_of)))
+    return distributed.gather(list(soft_masks(network, list(by_path), config, device, conditioning,
+                                              finish=metrics_of)))
 
 
 def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, device: torch.device,
@@ -96,11 +94,8 @@ def translate_normal(source: checkpoints.Checkpoint, config: Config, device: tor
         return
     paths = dataset.list_images(folder, problems)
     dataset.check_images(paths, problems)
-
-    def write(soft: SoftMask) -> None:
-        results.write('translation_B', soft.path.stem, soft.translation)
-
-    for _ in soft_masks(mask_network(source, config, device, 'genB2A'),
-                        distributed.shard(problems.without(paths)), config, device,
-                        with_translations=True, finish=write):
+    for _ in soft_masks(
+            mask_network(source, config, device, 'genB2A'),
+            distributed.shard(problems.without(paths)), config, device, with_translations=True,
+            finish=lambda soft: results.write('translation_B', soft.path.stem, soft.translation)):
         pass

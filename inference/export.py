@@ -20,9 +20,7 @@ OPSET = 18
 TEST_SHAPES = ((1, 1, 1), (3, 1, 1), (2, 1.5, 0.75))  # batch, factors of height and width
 
 
-class Predictor(Protocol):
-    """What is used of a predict.Predictor."""
-
+class Predictor(Protocol):  # what is used of a predict.Predictor
     network: nn.Module
     rule: str
     stage1: 'Predictor | None'
@@ -42,9 +40,8 @@ class MaskOnly(nn.Module):
         self.config = config
 
     def forward(self, image: Tensor, conditioning: Tensor | None = None) -> Tensor:
-        inputs = [image]
-        if conditioning is not None:
-            inputs.append(as_conditioning(conditioning, self.config.img_ch))
+        inputs = [image] if conditioning is None else [
+            image, as_conditioning(conditioning, self.config.img_ch)]
         mask = self.network.predict_mask(*inputs).mask
         if self.config.tta != 'none':
             mask = average_over_flips(self.network, inputs, mask, self.config.tta)
@@ -62,8 +59,7 @@ def run(config: Config, predictor: Predictor) -> int:
     make_folder(target.parent, '--output')
     network = MaskOnly(predictor.network, config)
     names = ['image', 'conditioning'] if predictor.stage1 else ['image']
-    # a full generator fixes the size
-    any_size = config.light or config.method in ('localizer', 'student')
+    any_size = config.light or config.method in ('localizer', 'student')  # full generators fix it
     with atomic_write(target) as temporary:
         write(network, temporary, names, any_size)
         difference = compare(network, temporary, names, any_size)
@@ -93,8 +89,7 @@ def check_libraries() -> None:
                             ) from None
 
 
-def examples(config: Config, names: list[str], batch: int, height: int,
-             width: int) -> list[Tensor]:
+def examples(config: Config, names: list[str], batch: int, height: int, width: int) -> list[Tensor]:
     """Noise in [-1, 1], B×channels×H×W, for each input."""
     rng = np.random.default_rng(0)
     channels = {'image': config.img_ch, 'conditioning': 1}

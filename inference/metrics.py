@@ -7,7 +7,6 @@ import numpy as np
 
 class Confusion(NamedTuple):
     """Pixels of a segmentation by what the label says of them; positive is lesion."""
-
     tp: int
     fp: int
     fn: int
@@ -27,16 +26,13 @@ def ratio(part: int, whole: int) -> float:
 
 # Every metric of the program; logs, tables and reports follow this table, in its order.
 METRICS = {
-    'JA': Metric('Jaccard index',
-                 'pixels that are lesion in both segmentation and label, as a share of those that '
-                 'are lesion in either',
+    'JA': Metric('Jaccard index', 'pixels that are lesion in both segmentation and label, as a '
+                 'share of those that are lesion in either',
                  lambda count: ratio(count.tp, count.tp + count.fp + count.fn)),
-    'AC': Metric('accuracy',
-                 'share of all pixels that are correctly classified as lesion or not lesion',
-                 lambda count: ratio(count.tp + count.tn, sum(count))),
-    'DI': Metric('Dice coefficient',
-                 'twice the pixels that are lesion in both, as a share of the two lesions’ sizes '
-                 'together',
+    'AC': Metric('accuracy', 'share of all pixels that are correctly classified as lesion or not '
+                 'lesion', lambda count: ratio(count.tp + count.tn, sum(count))),
+    'DI': Metric('Dice coefficient', 'twice the pixels that are lesion in both, as a share of the '
+                 'two lesions’ sizes together',
                  lambda count: ratio(2 * count.tp, 2 * count.tp + count.fp + count.fn)),
     'SE': Metric('sensitivity', 'share of the label’s lesion that was found',
                  lambda count: ratio(count.tp, count.tp + count.fn)),
@@ -52,9 +48,8 @@ def segmentation_metrics(prediction: np.ndarray, label: np.ndarray) -> dict[str,
     shapes. Where both masks are empty, every metric is 100."""
     if prediction.shape != label.shape:
         raise ValueError(f'prediction {prediction.shape} and label {label.shape} differ in shape')
-    tp = int(np.count_nonzero(prediction & label))
-    fp = int(np.count_nonzero(prediction & ~label))
-    fn = int(np.count_nonzero(~prediction & label))
+    tp, fp, fn = (int(np.count_nonzero(pixels)) for pixels in
+                  (prediction & label, prediction & ~label, ~prediction & label))
     count = Confusion(tp, fp, fn, prediction.size - tp - fp - fn)
     return {short: metric.percent(count) for short, metric in METRICS.items()}
 
@@ -81,10 +76,8 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 def paired_bootstrap(one: Sequence[float], other: Sequence[float], resamples: int = 10_000,
                      seed: int = 0) -> tuple[float, float]:
-    """95 % interval of mean(other − one) over images, by resampling the images.
-
-    `one` and `other` are one metric of the same images under two methods, in the same order.
-    """
+    """95 % interval of mean(other − one) over images, by resampling the images; `one` and `other`
+    are one metric of the same images under two methods, in the same order."""
     differences = np.asarray(other, float) - np.asarray(one, float)
     rng = np.random.default_rng(seed)
     samples = rng.integers(0, len(differences), (resamples, len(differences)))

@@ -25,60 +25,56 @@ Candidate = tuple[int, str, float | None]  # number of the source, rule, exponen
 def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint, Config]],
           masks: list[list[np.ndarray]]) -> list[dict[str, Any]]:
     """A row for each checkpoint, rule and exponent, best JA first: file, iteration, fingerprint,
-    rule, crf_t (None for all rules but crf) and the mean metrics.
-
-    `sources` are checkpoints with the Config that each runs with, of which postprocess and crf_t
-    narrow down what is tried; `masks` are the soft masks, H×W uint8, of each source and case.
-    """
-    rules = [rules_to_try(config) for _, config in sources]
-    refinement = sources[0][1].refinement
+    rule, crf_t (None for all rules but crf) and the mean metrics. `sources` are checkpoints with
+    the Config that each runs with, of which postprocess and crf_t narrow down what is tried;
+    `masks` are the soft masks, H×W uint8, of each source and case."""
+    rules = [[(rule, (config.crf_t,) if config.crf_t else EXPONENTS)
+              for rule in (RULES if config.postprocess == 'auto' else (config.postprocess,))]
+             for _, config in sources]
 
     def metrics_of(index: int) -> dict[Candidate, dict[str, float]]:
-        case = cases[index]
-        image = np.asarray(dataset.read_image(case.image))
-        label = dataset.read_label(case.label)
+        image = np.asarray(dataset.read_image(cases[index].image))
+        label = dataset.read_label(cases[index].label)
         by_source = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
-                                rules, refinement).result()
+                                rules, sources[0][1].refinement).result()
         metrics = {}
         for number, by_rule in enumerate(by_source):
-            clear = sources[number][1].clear_corners
-            for (rule, exponent), segmentation in by_rule.items():
-                metrics[number, rule, exponent] = segmentation_metrics(
-                    clear_corners(segmentation) if clear else segmentation, label)
+            for rule_and_exponent, segmentation in by_rule.items():
+                if sources[number][1].clear_corners:
+                    segmentation = clear_corners(segmentation)
+                metrics[(number, *rule_and_exponent)] = segmentation_metrics(segmentation, label)
         return metrics
 
     indices = distributed.shard(range(len(cases)))
     rows_of: dict[Candidate, list[dict[str, float]]] = {}
     with worker_pool() as pool:
-        for by_candidate in distributed.gather(list(tqdm(
-                prefetch(metrics_of, indices, cpu_count()), 'post-processing', len(indices),
-                unit=' images', mininterval=progress_interval()))):
-            for candidate, metrics in by_candidate.items():
-                rows_of.setdefault(candidate, []).append(metrics)
-    rows = [{'file': sources[number][0].path.name, 'iteration': sources[number][0].iteration,
-             'fingerprint': checkpoints.fingerprint(sources[number][0]),
-             'rule': rule, 'crf_t': exponent, **mean_metrics(of_cases)}
-            for (number, rule, exponent), of_cases in rows_of.items()]
+        results = tqdm(prefetch(metrics_of, indices, cpu_count()), 'post-processing', len(indices),
+                       unit=' images', mininterval=progress_interval())
+        results = distributed.gather(list(results))
+    for by_candidate in results:
+        for candidate, metrics in by_candidate.items():
+            rows_of.setdefault(candidate, []).append(metrics)
+    rows = []
+    for (number, rule, exponent), of_cases in rows_of.items():
+        source = sources[number][0]
+        rows.append({'file': source.path.name, 'iteration': source.iteration,
+                     'fingerprint': checkpoints.fingerprint(source), 'rule': rule,
+                     'crf_t': exponent, **mean_metrics(of_cases)})
     return sorted(rows, key=lambda row: -row['JA'])
 
 
 class LabelFreeScore:
     """The quality of segmentations, estimated without labels: inpaint what was segmented, and the
-    image should look normal to the localizer, while little of it was inpainted.
-
-    Score of an image = 100·((e − e') / (e − n) − a), with e the pooled logits of the localizer
+    image should look normal to the localizer, while little of it was inpainted. Score of an image =
+    100·((e − e') / (e − n) − a), with e the pooled logits of the localizer
     (`networks.pool_logits`), e' those of the image with the segmentation inpainted from its
     surroundings (Telea 2004), n the mean over normal images, and a the segmentation's share of the
-    image. The first term is clipped to [0, 1]. Source: ours.
-    """
+    image. The first term is clipped to [0, 1]. Source: ours."""
 
     def __init__(self, localizer: torch.nn.Module, size: tuple[int, int],
                  device: torch.device) -> None:
         """`size` is the height and width, px, that the localizer sees images at."""
-        self.localizer = localizer
-        self.size = size
-        self.device = device
-        self.normal = 0.0
+        self.localizer, self.size, self.device, self.normal = localizer, size, device, 0.0
 
     def learn_normal(self, paths: list[Path]) -> None:
         """Take n from these normal images."""
@@ -99,17 +95,11 @@ class LabelFreeScore:
         lesion = cv2.resize(segmentation.astype(np.uint8), image.shape[1::-1],
                             interpolation=cv2.INTER_NEAREST)
         area = float(lesion.mean())
-        inpainted = cv2.inpaint(image, cv2.dilate(lesion, np.ones((3, 3), np.uint8)), 3,
-                                cv2.INPAINT_TELEA)
+        around = cv2.dilate(lesion, np.ones((3, 3), np.uint8))
+        inpainted = cv2.inpaint(image, around, 3, cv2.INPAINT_TELEA)
         before, after = self.pooled_logit(image), self.pooled_logit(inpainted)
         removed = (before - after) / max(before - self.normal, 1e-6)
         return 100 * (min(max(removed, 0), 1) - area)
-
-
-def rules_to_try(config: Config) -> list[tuple[str, tuple[float, ...]]]:
-    """(rule, exponents of the CRF): all, or the one that the user named."""
-    rules = RULES if config.postprocess == 'auto' else (config.postprocess,)
-    return [(rule, (config.crf_t,) if config.crf_t else EXPONENTS) for rule in rules]
 
 
 def rule_text(row: dict[str, Any]) -> str:
@@ -122,9 +112,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     width = max(len(row['file']) for row in rows)
     lines = ['checkpoint'.ljust(width) + '  iteration  post-processing'
              + ''.join(f'{metric:>7}' for metric in METRICS) + '  percent']
-    for row in rows:
-        lines.append(f'{row["file"]:{width}}{row["iteration"]:11}  {rule_text(row):15}'
-                     + ''.join(f'{row[metric]:7.1f}' for metric in METRICS))
+    lines += [f'{row["file"]:{width}}{row["iteration"]:11}  {rule_text(row):15}'
+              + ''.join(f'{row[metric]:7.1f}' for metric in METRICS) for row in rows]
     return '\n'.join(lines)
 
 
@@ -138,18 +127,15 @@ def write(folder: Path, dataset_name: str, images: int, rows: list[dict[str, Any
 def chosen_rule(config: Config, choice: dict[str, Any]) -> tuple[str, float]:
     """The rule of post-processing and the CRF's exponent: what the user said, else what val chose
     for the checkpoint (`stored_choice`), else the default."""
-    rule = config.postprocess
-    if rule == 'auto':
-        rule = choice.get('rule', config.default_rule)
+    rule = (config.postprocess if config.postprocess != 'auto'
+            else choice.get('rule', config.default_rule))
     return rule, config.crf_t or choice.get('crf_t') or 1
 
 
 def stored_choice(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
-    """What val chose for the networks in this checkpoint, from val.json beside it: rule and crf_t;
-    {} if val never scored them. Raises UserError where that file cannot be read.
-
-    crf_t is the best exponent, also where another rule was better.
-    """
+    """What val chose for the networks in this checkpoint, from val.json beside it: rule and crf_t,
+    the best exponent, also where another rule was better; {} if val never scored them. Raises
+    UserError where that file cannot be read."""
     path = checkpoint.path.with_name('val.json')
     if not path.is_file():
         return {}

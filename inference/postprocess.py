@@ -7,7 +7,6 @@ on at most that size, and their result is enlarged.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,12 +29,9 @@ def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
 
 def to_segmentation(mask: np.ndarray, rule: str, image: np.ndarray | None, exponent: float,
                     config: Config, pool: ProcessPoolExecutor | None = None) -> np.ndarray:
-    """The segmentation H×W bool of a soft mask H×W uint8: one of RULES, then clear corners where
-    --clear_corners says so. This is what training, val, test and predict use.
-
-    `image` H×W×3 uint8 is needed by RULES_WITH_IMAGE; `exponent` is the CRF's; with a `pool`
-    (`worker_pool`) another process computes the rule.
-    """
+    """The segmentation H×W bool of a soft mask H×W uint8: `segment`, then clear corners where
+    --clear_corners says so. This is what training, val, test and predict use. With a `pool`
+    (`worker_pool`) another process computes the rule."""
     arguments = mask, rule, image, exponent, config.refinement
     segmentation = pool.submit(segment, *arguments).result() if pool else segment(*arguments)
     return clear_corners(segmentation) if config.clear_corners else segmentation
@@ -44,18 +40,15 @@ def to_segmentation(mask: np.ndarray, rule: str, image: np.ndarray | None, expon
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None, exponent: float = 1,
             refinement: RefinementConfig = NO_REFINEMENT) -> np.ndarray:
     """The segmentation H×W bool of a soft mask by one of RULES; raises ValueError for any other,
-    and where an image is missing.
-
-    `image` is needed by RULES_WITH_IMAGE; `exponent` is the CRF's; `refinement` belongs to clean
-    and refine. A mask of one gray level has no two classes, so otsu, watershed, clean and refine
-    find no lesion in it; threshold and crf follow its level (a full mask stays full, an empty one
-    empty).
-    """
+    and where an image is missing. `image` is needed by RULES_WITH_IMAGE; `exponent` is the CRF's;
+    `refinement` belongs to clean and refine. A mask of one gray level has no two classes, so otsu,
+    watershed, clean and refine find no lesion in it; threshold and crf follow its level (a full
+    mask stays full, an empty one empty)."""
     if rule not in RULES:
         raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
-    if image is None and RULES[rule].needs_image:
+    if image is None and rule in RULES_WITH_IMAGE:
         raise ValueError(f'{rule}: this rule needs the image')
-    return RULES[rule].segment(mask, image, exponent, refinement)
+    return RULES[rule](mask, image, exponent, refinement)
 
 
 def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
@@ -63,21 +56,16 @@ def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
                    refinement: RefinementConfig = NO_REFINEMENT
                    ) -> list[dict[tuple[str, float | None], np.ndarray]]:
     """The segmentations of several soft masks of one image: of each mask {(rule, exponent): H×W
-    bool}, where the exponent is None for all rules but crf.
-
-    `rules_of` holds for each mask (rule, exponents of the CRF). One CRF serves all masks, since
-    it belongs to the image.
-    """
-    crf = None
-    segmentations = []
+    bool}, where the exponent is None for all rules but crf. `rules_of` holds for each mask (rule,
+    exponents of the CRF). One CRF serves all masks, since it belongs to the image."""
+    crf, segmentations = None, []
     for mask, rules in zip(masks, rules_of, strict=True):
         by_rule = {}
         for rule, exponents in rules:
             if rule == 'crf':
                 crf = crf or DenseCRF(shrink(image))
-                of_exponents = crf_segmentations(mask, image, exponents, crf)
-                by_rule |= {(rule, exponent): segmentation
-                            for exponent, segmentation in of_exponents.items()}
+                by_exponent = crf_segmentations(mask, image, exponents, crf)
+                by_rule |= {(rule, exponent): by_exponent[exponent] for exponent in exponents}
             else:
                 by_rule[rule, None] = segment(mask, rule, image, refinement=refinement)
         segmentations.append(by_rule)
@@ -98,9 +86,6 @@ def pseudo_label(soft_mask: np.ndarray, image: np.ndarray | None, refinement: Re
     return refining.refine(segmentation, image, refinement) if refine else segmentation
 
 
-# ----------------------------------------------------------------------------------------- rules
-
-
 def threshold(mask: np.ndarray) -> np.ndarray:
     """Above one half is lesion."""
     return mask > 127
@@ -115,14 +100,12 @@ def otsu(mask: np.ndarray) -> np.ndarray:
 
 
 def watershed(mask: np.ndarray) -> np.ndarray:
-    """The published marker-controlled watershed on the mask.
-
-    Otsu; opening 3×3 twice; what three dilations 7×7 leave out is certainly background; where the
-    distance to the background is above 0.7 of its maximum is certainly lesion; of the basins that
-    grow from these markers all but the background are lesion. Nothing is lesion where the opening
-    leaves nothing, or an image is below 3 px. Where the dilation covers the image, there is no
-    background to grow, and everything is lesion.
-    """
+    """The published marker-controlled watershed on the mask. Otsu; opening 3×3 twice; what three
+    dilations 7×7 leave out is certainly background; where the distance to the background is above
+    0.7 of its maximum is certainly lesion; of the basins that grow from these markers all but the
+    background are lesion. Nothing is lesion where the opening leaves nothing, or an image is below
+    3 px. Where the dilation covers the image, there is no background to grow, and everything is
+    lesion."""
     small = shrink(mask)
     opened = cv2.morphologyEx(otsu(small).astype(np.uint8), cv2.MORPH_OPEN,
                               np.ones((3, 3), np.uint8), iterations=2)
@@ -144,51 +127,37 @@ def watershed(mask: np.ndarray) -> np.ndarray:
 def crf_segmentations(mask: np.ndarray, image: np.ndarray, exponents: Sequence[float] = EXPONENTS,
                       crf: DenseCRF | None = None) -> dict[float, np.ndarray]:
     """By background exponent: where the CRF's lesion probability is above one half, H×W bool.
-
-    `crf`, a DenseCRF of `shrink(image)`, spares building it again.
-    """
+    `crf`, a DenseCRF of `shrink(image)`, spares building it again."""
     crf = crf or DenseCRF(shrink(image))
     probabilities = crf.infer(shrink(mask) / 255, exponents)
     return {exponent: enlarge(to_bytes(probability), mask.shape) > 127
             for exponent, probability in zip(exponents, probabilities, strict=True)}
 
 
-def _shrunk_pseudo_label(mask: np.ndarray, image: np.ndarray | None,
-                         refinement: RefinementConfig, refine: bool) -> np.ndarray:
-    """The pseudo-label of mask and image, both of PUBLISHED_SIZE at most, enlarged again."""
+def _shrunk_pseudo_label(mask: np.ndarray, image: np.ndarray | None, refinement: RefinementConfig
+                         ) -> np.ndarray:
+    """As `pseudo_label`, at PUBLISHED_SIZE at most, then enlarged; refined if there is an image."""
+    refine = image is not None
     label = pseudo_label(shrink(mask), shrink(image) if refine else None, refinement, refine)
     return enlarge(label.astype(np.uint8) * 255, mask.shape) > 127
 
 
-class Rule(NamedTuple):
-    # (soft mask H×W uint8, image or None, exponent of the CRF, refinement) -> H×W bool
-    segment: Callable[[np.ndarray, np.ndarray | None, float, RefinementConfig], np.ndarray]
-    needs_image: bool = False
-
-
-# Every post-processing rule, as --postprocess names them.
-RULES = {
-    'threshold': Rule(lambda mask, image, exponent, refinement: threshold(mask)),
-    'otsu': Rule(lambda mask, image, exponent, refinement: otsu(mask)),
-    'watershed': Rule(lambda mask, image, exponent, refinement: watershed(mask)),
-    'crf': Rule(lambda mask, image, exponent, refinement:
-                crf_segmentations(mask, image, (exponent,))[exponent], needs_image=True),
-    'clean': Rule(lambda mask, image, exponent, refinement:
-                  _shrunk_pseudo_label(mask, image, refinement, refine=False)),
-    'refine': Rule(lambda mask, image, exponent, refinement:
-                   _shrunk_pseudo_label(mask, image, refinement, refine=True), needs_image=True),
+# Every post-processing rule, as --postprocess names them: (soft mask H×W uint8, image or None,
+# exponent of the CRF, refinement) → H×W bool
+RULES: dict[str, Callable[[np.ndarray, np.ndarray | None, float, RefinementConfig], np.ndarray]] = {
+    'threshold': lambda mask, *_: threshold(mask),
+    'otsu': lambda mask, *_: otsu(mask),
+    'watershed': lambda mask, *_: watershed(mask),
+    'crf': lambda mask, image, exponent, _: crf_segmentations(mask, image, (exponent,))[exponent],
+    'clean': lambda mask, image, _, refinement: _shrunk_pseudo_label(mask, None, refinement),
+    'refine': lambda mask, image, _, refinement: _shrunk_pseudo_label(mask, image, refinement),
 }
-RULES_WITH_IMAGE = tuple(name for name, rule in RULES.items() if rule.needs_image)
-
-
-# --------------------------------------------------------------------------------- further steps
+RULES_WITH_IMAGE = ('crf', 'refine')
 
 
 def clear_corners(segmentation: np.ndarray) -> np.ndarray:
-    """The segmentation without the four corner triangles, of legs 80/256 of height and width.
-
-    Published for the second generation on ISIC, whose images have dark corners.
-    """
+    """The segmentation without the four corner triangles, of legs 80/256 of height and width:
+    published for the second generation on ISIC, whose images have dark corners."""
     height, width = segmentation.shape
     leg = 80 / PUBLISHED_SIZE
     rows = (np.arange(height)[:, None] + 0.5) / height
@@ -198,10 +167,8 @@ def clear_corners(segmentation: np.ndarray) -> np.ndarray:
 
 
 def clear_background(soft_mask: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The soft mask H×W set to 0 where all channels of the image H×W×C are at its minimum.
-
-    Published for the second generation: black background holds no lesion.
-    """
+    """The soft mask H×W set to 0 where all channels of the image H×W×C are at its minimum:
+    published for the second generation, since black background holds no lesion."""
     return np.where((image == image.min()).all(axis=-1), 0, soft_mask)
 
 
@@ -216,6 +183,4 @@ def shrink(image: np.ndarray) -> np.ndarray:
 
 def enlarge(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A uint8 image H×W resized bilinearly to `shape`, (height, width)."""
-    if image.shape == tuple(shape):
-        return image
     return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))

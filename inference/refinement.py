@@ -17,18 +17,18 @@ CORE = 6  # px
 BLUR = 1.5  # px, σ, before colors are compared
 CLOSING_RADIUS = 40  # px
 SMOOTHING = 4  # px, σ
+SQUARE = np.ones((3, 3), np.uint8)  # of openings, of any image size
 MAX_ROUNDS = 10  # of moving the outline and taking the medians again
 GRABCUT_ROUNDS = 3
 
 
-def refine(segmentation: np.ndarray, image: np.ndarray,
-           refinement: RefinementConfig) -> np.ndarray:
+def refine(segmentation: np.ndarray, image: np.ndarray, refinement: RefinementConfig) -> np.ndarray:
     """The segmentation with its outline where experts draw those of such lesions: snapped to color
     edges and cleaned; then, as the refinement says, GrabCut, and a margin."""
-    refined = clean(snap_to_color_edges(segmentation, image, refinement.edge_bias),
-                    refinement.keep_components)
+    keep = refinement.keep_components
+    refined = clean(snap_to_color_edges(segmentation, image, refinement.edge_bias), keep)
     if refinement.grabcut:
-        refined = clean(grabcut(refined, image), refinement.keep_components)
+        refined = clean(grabcut(refined, image), keep)
     if refinement.outline_margin:
         refined = smooth_and_dilate(refined, refinement.outline_margin)
     return refined
@@ -43,11 +43,9 @@ def clean(segmentation: np.ndarray, keep_components: str) -> np.ndarray:
              Σ exp(−d²/2σ²) over its pixels, d from the center of the image, σ a quarter of its
              side; size and place both count, so a spot in the very center does not win over the
              lesion around it
-    all      every component
-    """
+    all      every component"""
     # scipy's opening would erode lesions at the border; OpenCV's continues the image there
-    opened = cv2.morphologyEx(segmentation.astype(np.uint8), cv2.MORPH_OPEN,
-                              np.ones((3, 3), np.uint8))
+    opened = cv2.morphologyEx(segmentation.astype(np.uint8), cv2.MORPH_OPEN, SQUARE)
     filled = ndimage.binary_fill_holes(opened)
     count, labels = cv2.connectedComponents(filled.astype(np.uint8))
     if keep_components == 'all' or count <= 2:
@@ -66,14 +64,12 @@ def clean(segmentation: np.ndarray, keep_components: str) -> np.ndarray:
 
 def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, edge_bias: float = 1,
                         reach: float = 16, core: float = CORE) -> np.ndarray:
-    """The segmentation with its outline moved to where the image's colors change.
-
-    Two means in a band: within `reach` of the segmentation every pixel goes to the side, lesion or
-    surroundings, whose median color (CIELAB, slightly blurred) is nearer; the medians are taken
-    again until nothing changes, MAX_ROUNDS times at most. With an `edge_bias` above 1 a pixel is
-    lesion while it is less than that many times as far from the lesion's color.
-    What lies deeper than `core` stays lesion, and nothing beyond the reach becomes lesion.
-    """
+    """The segmentation with its outline moved to where the image's colors change. Two means in a
+    band: within `reach` of the segmentation every pixel goes to the side, lesion or surroundings,
+    whose median color (CIELAB, slightly blurred) is nearer; the medians are taken again until
+    nothing changes, MAX_ROUNDS times at most. With an `edge_bias` above 1 a pixel is lesion while
+    it is less than that many times as far from the lesion's color. What lies deeper than `core`
+    stays lesion, and nothing beyond the reach becomes lesion."""
     if not segmentation.any():
         return segmentation
     scale = scale_of(segmentation)
@@ -88,8 +84,8 @@ def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, edge_bias: 
                                       for part in (segmentation, surroundings))
         limit = edge_bias ** 2 * to_surroundings  # the distances are squared
         nearer = (to_lesion < limit) | (to_lesion == limit) & segmentation
-        moved = cv2.morphologyEx((near & nearer | inner).astype(np.uint8),
-                                 cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+        moved = near & nearer | inner
+        moved = cv2.morphologyEx(moved.astype(np.uint8), cv2.MORPH_OPEN, SQUARE) > 0
         if (moved == segmentation).all():
             break
         segmentation = moved
@@ -98,19 +94,17 @@ def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, edge_bias: 
 
 def grabcut(segmentation: np.ndarray, image: np.ndarray, reach: float = 50,
             core: float = 4) -> np.ndarray:
-    """The segmentation after GrabCut (Rother et al. 2004), GRABCUT_ROUNDS rounds.
-
-    Mixtures of Gaussians learn the colors of lesion and surroundings, and a graph cut finds the
-    outline that separates them along edges. What lies deeper than `core` stays lesion, and
-    nothing beyond the `reach` becomes lesion.
-    """
+    """The segmentation after GrabCut (Rother et al. 2004), GRABCUT_ROUNDS rounds: mixtures of
+    Gaussians learn the colors of lesion and surroundings, and a graph cut finds the outline that
+    separates them along edges. What lies deeper than `core` stays lesion, and nothing beyond the
+    `reach` becomes lesion."""
+    if segmentation.all() or not segmentation.any():
+        return segmentation
     scale = scale_of(segmentation)
     marks = np.full(segmentation.shape, cv2.GC_BGD, np.uint8)
     marks[cv2.dilate(segmentation.astype(np.uint8), disc(reach * scale)) > 0] = cv2.GC_PR_BGD
     marks[segmentation] = cv2.GC_PR_FGD
     marks[erode(core, segmentation)] = cv2.GC_FGD
-    if segmentation.all() or not segmentation.any():
-        return segmentation
     cv2.setRNGSeed(0)  # the mixtures begin with a random clustering
     try:
         cv2.grabCut(blurred_lab(image, scale), marks, None, np.zeros((1, 65)), np.zeros((1, 65)),

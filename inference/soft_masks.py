@@ -17,8 +17,8 @@ from networks import make_ready
 from reporting import visualize
 from runtime.threads import cpu_count, prefetch
 
-LEFT_RIGHT, UP_DOWN, BOTH = (3,), (2,), (2, 3)  # axes of B×C×H×W that are reversed
-FLIPS = {'none': (), 'mirror': (LEFT_RIGHT,), 'flips': (LEFT_RIGHT, UP_DOWN, BOTH)}  # by --tta
+# by --tta: axes of B×C×H×W that are reversed
+FLIPS = {'none': (), 'mirror': ((3,),), 'flips': ((3,), (2,), (2, 3))}
 CPU_FEATURE_BYTES = 2 ** 24  # ours: larger blocks are requested from the system for each layer
 
 Finished = TypeVar('Finished')
@@ -26,7 +26,6 @@ Finished = TypeVar('Finished')
 
 class SoftMask(NamedTuple):
     """The output of a network for one image, in the image's own size."""
-
     path: Path
     mask: np.ndarray  # H×W uint8, 255 = lesion
     heatmap: np.ndarray | None  # H×W float, any range
@@ -35,7 +34,6 @@ class SoftMask(NamedTuple):
 
 class Output(NamedTuple):
     """The output of a network for one image, in the network's size."""
-
     mask: np.ndarray  # H×W float in [0, 1]
     heatmap: np.ndarray | None  # 1×h×w float, any range
     translation: np.ndarray | None  # C×H×W float in [-1, 1]
@@ -53,11 +51,9 @@ def as_conditioning(mask: Tensor, img_ch: int) -> Tensor:
 
 
 def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor, tta: str) -> Tensor:
-    """Test-time augmentation: the mean of the soft masks B×1×H×W of the inputs and their flips.
-
-    `inputs` are the arguments of the network's predict_mask, `mask` is its mask of them as they
-    are, `tta` one of FLIPS.
-    """
+    """Test-time augmentation, `tta` one of FLIPS: the mean of the soft masks B×1×H×W of the inputs
+    and their flips. `inputs` are the arguments of the network's predict_mask, `mask` is its mask of
+    them as they are."""
     masks = [mask.float()]
     for axes in FLIPS[tta]:
         flipped = [part.flip(axes) for part in inputs]
@@ -77,12 +73,17 @@ def mask_network(checkpoint: checkpoints.Checkpoint, config: Config, device: tor
 def soft_masks(network: nn.Module, paths: list[Path], config: Config, device: torch.device,
                conditioning: dict[str, Path] | None = None, with_translations: bool = False,
                finish: Callable[[SoftMask], Finished] = lambda soft: soft) -> Iterator[Finished]:
-    """finish(SoftMask) of each image, in order.
+    """finish(SoftMask) of each image, in order. `conditioning` holds the files of the stage-1 soft
+    masks by the images' stems, for generators that take them. Translations only
+    `with_translations`, and of generators alone. Reading, network and finishing overlap: threads
+    read ahead, and others resize and call `finish`."""
+    def outputs_of_files() -> Iterator[tuple[Path, Output]]:
+        remaining = iter(paths)
+        for batch in dataset.image_batches(paths, config, images_at_a_time(config, device),
+                                           conditioning):
+            for output in outputs(network, batch, config, device, with_translations):
+                yield next(remaining), output
 
-    `conditioning` holds the files of the stage-1 soft masks by the images' stems, for generators
-    that take them. Translations only `with_translations`, and of generators alone. Reading, network
-    and finishing overlap: threads read ahead, and others resize and call `finish`.
-    """
     def in_own_size(path_and_output: tuple[Path, Output]) -> Finished:
         path, output = path_and_output
         with Image.open(path) as image:
@@ -91,20 +92,10 @@ def soft_masks(network: nn.Module, paths: list[Path], config: Config, device: to
         return finish(SoftMask(
             path, to_bytes(resize_map(output.mask, size)),
             None if heatmap is None else resize_map(heatmap[0], size),
-            None if translation is None else resize_image(visualize.from_array(translation), size)))
+            None if translation is None else np.asarray(dataset.resize(
+                Image.fromarray(visualize.from_array(translation)), size[::-1]))))
 
-    return prefetch(in_own_size, _outputs_of_files(network, paths, config, device, conditioning,
-                                                   with_translations), cpu_count())
-
-
-def _outputs_of_files(network: nn.Module, paths: list[Path], config: Config, device: torch.device,
-                      conditioning: dict[str, Path] | None,
-                      with_translations: bool) -> Iterator[tuple[Path, Output]]:
-    remaining = iter(paths)
-    for batch in dataset.image_batches(paths, config, images_at_a_time(config, device),
-                                       conditioning):
-        for output in outputs(network, batch, config, device, with_translations):
-            yield next(remaining), output
+    return prefetch(in_own_size, outputs_of_files(), cpu_count())
 
 
 @torch.inference_mode()
@@ -116,13 +107,9 @@ def outputs(network: nn.Module, batch: dict[str, Tensor], config: Config, device
     if 'mask' in batch:
         inputs.append(as_conditioning(batch['mask'], config.img_ch).to(device))
     is_generator = config.method in ('label_transfer', 'label_transfer_refine')
-    translations = None
+    translate = with_translations and is_generator
     with autocast(config, device):
-        if with_translations and is_generator:
-            output = network(*inputs, recon_of=0)
-            translations = output.fake
-        else:
-            output = network.predict_mask(*inputs)
+        output = network(*inputs, recon_of=0) if translate else network.predict_mask(*inputs)
         masks = output.mask
         if config.tta != 'none':
             masks = average_over_flips(network, inputs, masks, config.tta)
@@ -131,7 +118,7 @@ def outputs(network: nn.Module, batch: dict[str, Tensor], config: Config, device
         masks = [clear_background(mask, image.transpose(1, 2, 0))
                  for mask, image in zip(masks, to_array(batch['image']), strict=True)]
     heatmaps, translations = ([None] * len(masks) if part is None else to_array(part)
-                              for part in (output.heatmap, translations))
+                              for part in (output.heatmap, output.fake if translate else None))
     return [Output(*parts) for parts in zip(masks, heatmaps, translations, strict=True)]
 
 
@@ -153,11 +140,6 @@ def to_array(tensor: Tensor) -> np.ndarray:
 def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A float array H×W resized bilinearly to (width, height)."""
     return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A uint8 image resized bicubically to (width, height)."""
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def config_of_network(checkpoint: checkpoints.Checkpoint, config: Config) -> Config:

@@ -17,8 +17,6 @@ TIME_POINT = re.compile(r'(BraTS-\w+-\d+)-\d{3}', re.I)  # since BraTS 2023 a pa
 
 
 class Scan(NamedTuple):
-    """A volume with its segmentation."""
-
     patient: str
     name: str
     volume: Path
@@ -26,42 +24,34 @@ class Scan(NamedTuple):
 
 
 class Slices(NamedTuple):
-    """The usable slices of a scan."""
+    """The usable slices of a scan: with a lesion of at least --lesion_px, and without any."""
 
-    disease: list[int]  # with a lesion of at least --lesion_px
-    normal: list[int]  # without any lesion
-    largest_lesion: int = 0  # px of the prepared image
-
-
-Chosen = dict[tuple[Scan, str], list[tuple[int, str]]]  # (scan, split) → slices and their domains
+    disease: list[int]
+    normal: list[int]
+    largest_lesion: int  # px of the prepared image
 
 
 def from_brats(writer: DatasetWriter, sources: list[Path]) -> None:
     """Axial slices of all scans. Patients, not slices, are shared out among train, val and test;
     slices are taken evenly of a split's scans. Raises UserError."""
-    config = writer.config
-    slice_range(config.z_range, 0)  # a wrong value is an error before volumes are read
+    size = writer.config.size
+    slice_range(writer.config.z_range, 0)  # a wrong value is an error before volumes are read
     slices = find_slices(writer, find_scans(writer, sources))
-    patients = split_patients(writer, slices)
-    chosen = choose_slices(writer, slices, patients)
+    chosen = choose_slices(writer, slices, split_patients(writer, slices))
     writer.details['patients'] = {
-        split: sorted({scan.patient for scan, split_of_scan in chosen if split_of_scan == split})
-        for split in SPLITS}
+        name: sorted({scan.patient for scan, split in chosen if split == name}) for name in SPLITS}
 
     def cut(item: tuple[tuple[Scan, str], list[tuple[int, str]]]) -> list[tuple]:
         (scan, split), chosen_slices = item
         volume, lesion = read_scan(scan)
         return [(split, domain, f'{nifti.stem(scan.volume)}_{z:03}',
-                 resize_image(Image.fromarray(volume.image(z)), config.size),
-                 slice_label(volume, lesion, z, config.size))
+                 resize_image(Image.fromarray(volume.image(z)), size),
+                 resize_label(volume.to_image(lesion[..., z]), size))
                 for z, domain in sorted(chosen_slices)]
 
-    for images in writer.process(cut, list(chosen.items()), 'cutting slices'):
+    for _, images in writer.process(cut, list(chosen.items()), 'cutting slices'):
         for image in images or ():
             writer.add(*image)
-
-
-# ----------------------------------------------------------------------------------------- scans
 
 
 def find_scans(writer: DatasetWriter, sources: list[Path]) -> list[Scan]:
@@ -97,8 +87,7 @@ def group_volumes(writer: DatasetWriter, sources: list[Path]) -> list[dict[str, 
             raise UserError(f'--source {source}: holds no volumes ({", ".join(nifti.SUFFIXES)})')
         paths += volumes
     for path in paths:
-        case_and_kind = nifti.case_and_kind(path)
-        if not case_and_kind:
+        if not (case_and_kind := nifti.case_and_kind(path)):
             continue
         case, kind = case_and_kind
         counts[kind] += 1
@@ -128,16 +117,12 @@ def read_scan(scan: Scan) -> tuple[nifti.Volume, np.ndarray]:
     return volume, label.values > 0.5
 
 
-# ---------------------------------------------------------------------------------------- slices
-
-
 def find_slices(writer: DatasetWriter, scans: list[Scan]) -> dict[Scan, Slices]:
     """The usable slices of all scans that can be read; raises UserError where none shows a lesion
     of --lesion_px."""
     config = writer.config
-    results = writer.process(lambda scan: usable_slices(scan, config), scans,
-                             'looking through volumes')
-    slices = {scan: result for scan, result in zip(scans, results, strict=True) if result}
+    slices = {scan: of_scan for scan, of_scan in writer.process(
+        lambda scan: usable_slices(scan, config), scans, 'looking through volumes') if of_scan}
     if slices and not any(of_scan.disease for of_scan in slices.values()):
         largest = max(of_scan.largest_lesion for of_scan in slices.values())
         raise UserError(f'--lesion_px {config.lesion_px}: no slice of --z_range {config.z_range} '
@@ -157,7 +142,7 @@ def usable_slices(scan: Scan, config: Config) -> Slices:
         if not lesion[..., z].any():
             normal.append(z)
             continue
-        area = int(slice_label(volume, lesion, z, config.size).sum())
+        area = int(resize_label(volume.to_image(lesion[..., z]), config.size).sum())
         largest = max(largest, area)
         if area >= max(1, config.lesion_px):
             disease.append(z)
@@ -175,21 +160,9 @@ def slice_range(text: str, count: int) -> range:
     return range(min(int(limits[1]), count), min(int(limits[2]) + 1, count))
 
 
-def slice_label(volume: nifti.Volume, lesion: np.ndarray, z: int, size: tuple[int, int]
-                ) -> np.ndarray:
-    """The label of a slice's image, bool, of `size`; `lesion` is bool X×Y×Z."""
-    return resize_label(volume.to_image(lesion[..., z]), size)
-
-
-# ----------------------------------------------------------------------------------------- split
-
-
 def split_patients(writer: DatasetWriter, slices: dict[Scan, Slices]) -> dict[str, set[str]]:
-    """Split → patients.
-
-    Patients with the most slices come first; each goes to the split that has least of what it
-    needs, so that all get about their share of --split.
-    """
+    """Split → patients. Those with the most slices come first; each goes to the split that has
+    least of what it needs, so that all get about their share of --split."""
     shares = dict(zip(SPLITS, writer.split.shares, strict=True))
     if not writer.split.counted and sum(shares.values()) < 1 - 1e-9:
         shares[None] = 1 - sum(shares.values())  # of no split
@@ -202,24 +175,20 @@ def split_patients(writer: DatasetWriter, slices: dict[Scan, Slices]) -> dict[st
     order.sort(key=lambda patient: tuple(-weights[patient]))
     patients = {split: set() for split in (*SPLITS, None)}
     filled = {split: np.zeros(2) for split in shares}
-
-    def filled_share(split: str | None, kind: int) -> float:
-        return filled[split][kind] / shares[split]
-
     for patient in order:
         kind = 0 if weights[patient][0] else 1  # without a lesion it counts by its normal slices
-        least_filled = min(shares, key=lambda split, kind=kind: filled_share(split, kind))
+        least_filled = min(shares, key=lambda split, kind=kind: filled[split][kind] / shares[split])
         patients[least_filled].add(str(patient))
         filled[least_filled] += weights[patient]
     return patients
 
 
 def choose_slices(writer: DatasetWriter, slices: dict[Scan, Slices], patients: dict[str, set[str]]
-                  ) -> Chosen:
-    """The slices of each split: as many disease slices as --split counts, or all, and at most as
-    many normal ones, none for val. Raises UserError where there are fewer than --split counts."""
-    chosen: Chosen = {}
-    available = {}
+                  ) -> dict[tuple[Scan, str], list[tuple[int, str]]]:
+    """(scan, split) → slices and their domains: as many disease slices as --split counts, or all,
+    and at most as many normal ones, none for val. Raises UserError where there are fewer than
+    --split counts."""
+    chosen, available = {}, {}
     for split, share in zip(SPLITS, writer.split.shares, strict=True):
         scans = [scan for scan in slices if scan.patient in patients[split]]
         available[split] = sum(len(slices[scan].disease) for scan in scans)

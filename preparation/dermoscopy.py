@@ -4,8 +4,6 @@ Images are uint8 H×W×3, RGB. They are looked at in small; lengths below are px
 image, shares are of its shorter side unless said otherwise. L, a, b are CIELAB's: L from 0 to 100,
 a and b from -127 to 127. Thresholds are ours.
 """
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 
@@ -17,14 +15,12 @@ SIZE = 256  # px, the longer side of a small image
 CORNER = 0.05  # side of the square that is looked at in each corner
 DARK = 0.5  # of the skin's gray level; what is below is dark
 DARK_CORNERS = 2  # so many make an artifact; a lesion may reach into one
-
 # color patches
 SKIN_HUE = (-35, 115)  # degrees from red to yellow in the a-b plane
 OTHER_CHROMA, HIGH_CHROMA = 22, 54  # least chroma of a patch: of another hue, of the skin's hues
 PATCH_LIGHT = 25  # least L of a patch; what is brown or black is none
 PATCH_AREA = (0.006, 0.3)  # of the image
 PATCH_SOLID = 0.85  # of its convex hull: patches are discs
-
 # rulers
 TICK_DEPTH = 9  # L, darker than both sides
 TICK_THICK = 11  # px, more than a tick's thickness
@@ -36,7 +32,6 @@ TICK_RATIO = 4  # between two lengths: every fifth or tenth tick is longer
 TICK_EVEN = 0.08  # of the step, by which the next step may differ
 TICKS = 4  # evenly spaced ones make a ruler
 RULER_RIM = 0.3  # width of the rim where rulers lie
-
 # plain corners
 SHARES = (0.5, 0.4, 0.3, 0.25, 0.2)  # sides of the crops, the largest is tried first
 MARGIN = 0.08  # of the crop's side, free of lesion around it
@@ -47,11 +42,8 @@ RIM = 0.08  # width of the rim whose color is taken as the skin's
 
 
 def find_artifacts(image: np.ndarray) -> list[str]:
-    """What a dermoscopy image shows besides skin and lesion: some of 'dark corners', 'ruler' and
-    'color patch'; empty if there is nothing.
-
-    `image` uint8 H×W×3 RGB, of any size; it is judged at 256 px on the longer side.
-    """
+    """What a dermoscopy image of any size, uint8 H×W×3 RGB, shows besides skin and lesion: some of
+    'dark corners', 'ruler' and 'color patch'; empty if there is nothing."""
     small = shrink(image)
     tests = {'dark corners': has_dark_corners, 'ruler': ruler_ticks, 'color patch': color_patches}
     return [name for name, test in tests.items() if np.any(test(small))]
@@ -61,16 +53,13 @@ def shrink(image: np.ndarray) -> np.ndarray:
     """The image at SIZE px on its longer side, at least 8 px on the other."""
     factor = SIZE / max(image.shape[:2])
     height, width = (max(8, round(side * factor)) for side in image.shape[:2])
-    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=interpolation)
+    return cv2.resize(image, (width, height),
+                      interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
 def to_lab(small: np.ndarray) -> np.ndarray:
     """H×W×3 float32: L, a, b."""
     return cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-
-
-# ---------------------------------------------------------------------------------- dark corners
 
 
 def skin_level(small: np.ndarray) -> float:
@@ -88,9 +77,6 @@ def has_dark_corners(small: np.ndarray) -> bool:
     return sum(np.median(corner) < limit for corner in corners) >= DARK_CORNERS
 
 
-# --------------------------------------------------------------------------------- color patches
-
-
 def color_patches(small: np.ndarray) -> np.ndarray:
     """Where colored stickers lie at the rim: bool H×W."""
     L, a, b = np.moveaxis(to_lab(cv2.medianBlur(small, 5)), -1, 0)
@@ -106,12 +92,8 @@ def color_patches(small: np.ndarray) -> np.ndarray:
         if number and at_rim and PATCH_AREA[0] <= area / L.size <= PATCH_AREA[1]:
             outlines, _ = cv2.findContours((components == number).astype(np.uint8),
                                            cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            hull_area = cv2.contourArea(cv2.convexHull(outlines[0]))
-            is_patch[number] = area >= PATCH_SOLID * hull_area
+            is_patch[number] = area >= PATCH_SOLID * cv2.contourArea(cv2.convexHull(outlines[0]))
     return is_patch[components]
-
-
-# ---------------------------------------------------------------------------------------- rulers
 
 
 def find_strokes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -157,9 +139,7 @@ def ruler_ticks(small: np.ndarray) -> np.ndarray:
 
 def longest_row(across: np.ndarray, up: np.ndarray, lengths: np.ndarray) -> list[int]:
     """Numbers of the ticks in the longest row of even steps that begins with the one at (0, 0).
-
-    `across` and `up`, px: where ticks are, across and along their direction.
-    """
+    `across` and `up`, px: where ticks are, across and along their direction."""
 
     def misses(last: int, step: float) -> np.ndarray:
         """By how much the distance of each tick from the last one differs from the step; infinite
@@ -177,23 +157,19 @@ def longest_row(across: np.ndarray, up: np.ndarray, lengths: np.ndarray) -> list
     return longest
 
 
-# --------------------------------------------------------------------------------- plain corners
-
-
 def plain_corner(image: np.ndarray, label: np.ndarray | None,
                  rng: np.random.Generator) -> tuple[int, int, int] | None:
     """(top, left, side) in px of a square of plain skin in a corner; None where there is none.
-
     `image` uint8 H×W×3 RGB; `label` bool H×W, the lesion, or None: then what differs from the
-    skin's color counts as lesion. `rng` chooses among corners.
-    """
+    skin's color counts as lesion. `rng` chooses among corners."""
     height, width = image.shape[:2]
     small = shrink(image)
     lesion = unlike_skin(small) if label is None else label
     artifacts = dark(small) | color_patches(small) | ruler_ticks(small)
     for share in SHARES:
         side = max(1, int(share * min(height, width)))
-        for top, left in shuffled_corners(height - side, width - side, rng):
+        for corner in rng.permutation(4):
+            top, left = int(corner // 2) * (height - side), int(corner % 2) * (width - side)
             crop = (slice(top, top + side), slice(left, left + side))
             if not any_in(lesion, crop, (height, width), MARGIN * side) \
                     and not any_in(artifacts, crop, (height, width), 0):
@@ -201,19 +177,10 @@ def plain_corner(image: np.ndarray, label: np.ndarray | None,
     return None
 
 
-def shuffled_corners(bottom: int, right: int, rng: np.random.Generator
-                     ) -> Iterator[tuple[int, int]]:
-    """The four combinations of top 0 or `bottom` and left 0 or `right`, in random order."""
-    for corner in rng.permutation(4):
-        yield int(corner // 2) * bottom, int(corner % 2) * right
-
-
 def any_in(mask: np.ndarray, crop: tuple[slice, slice], shape: tuple[int, int], margin: float
            ) -> bool:
-    """Whether a mask, of any size, holds anything in a crop with a margin around it.
-
-    `crop` and `margin` are px of an image of `shape`, which the mask covers.
-    """
+    """Whether a mask, of any size, holds anything in a crop with a margin around it, both in px of
+    an image of `shape`, which the mask covers."""
     window = []
     for part, length, mask_length in zip(crop, shape, mask.shape, strict=True):
         first, last = max(0, part.start - margin), min(length, part.stop + margin)
@@ -229,11 +196,9 @@ def dark(small: np.ndarray) -> np.ndarray:
 
 
 def unlike_skin(small: np.ndarray) -> np.ndarray:
-    """Where the color is not the skin's, so that there may be a lesion: bool H×W.
-
-    The skin's color is the median of the rim and, in the corners, of each ring around the middle,
-    since light fades towards the corners. Spots smaller than SPOT, hairs and freckles, are skin.
-    """
+    """Where the color is not the skin's, so that there may be a lesion: bool H×W. The skin's color
+    is the median of the rim and, in the corners, of each ring around the middle, since light fades
+    towards the corners. Spots smaller than SPOT, hairs and freckles, are skin."""
     lab = cv2.GaussianBlur(to_lab(cv2.medianBlur(small, 9)), (0, 0), 2)
     height, width = lab.shape[:2]
     rim_width = max(1, round(RIM * min(height, width)))

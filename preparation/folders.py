@@ -1,20 +1,11 @@
 """Folders of images: disease, normal and perhaps labels, or a data set laid out as ours are."""
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 import dataset
-from preparation.writer import (
-    SURPLUS,
-    DatasetWriter,
-    Split,
-    read_resized_pair,
-    resize_image,
-    shuffle,
-)
+from preparation.writer import DatasetWriter, Split, SplitFiller, read_resized_pair
 from utils import UserError
 
 
@@ -32,41 +23,27 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
     for name in sorted(set(labels) - set(disease)):
         writer.problems.add(labels.pop(name),
                             f'label without an image: {sources[0]} has no {name}')
-    add_disease(writer, disease, labels)
-    add_normal(writer, normal)
-
-
-def add_disease(writer: DatasetWriter, images: dict[str, Path], labels: dict[str, Path]) -> None:
-    """Share out the disease images among train, val and test, at random."""
-
-    def read(name: str) -> tuple[Image.Image, np.ndarray | None]:
-        return read_resized_pair(images[name], labels.get(name), writer.config.size)
-
-    names, filler = shuffle(writer, list(images), labels)
-    for name, pair in zip(names, writer.process(read, names, 'disease'), strict=True):
+    size = writer.config.size
+    filler = SplitFiller(writer, list(disease), labels)
+    for name, pair in writer.process(
+            lambda name: read_resized_pair(disease[name], labels.get(name), size), filler.names,
+            'disease'):
         if not pair:
             continue
         split = filler.next_split(pair[1] is not None)
         if split is None:
-            writer.left_out[images[name]] = SURPLUS
+            writer.left_out[disease[name]] = writer.SURPLUS
         else:
             writer.add(split, 'A', name, *pair)
-    filler.check(writer)
-
-
-def add_normal(writer: DatasetWriter, images: dict[str, Path]) -> None:
-    """Share out the normal images at random, in the proportion of the disease images of train and
-    test."""
-
-    def read(name: str) -> Image.Image:
-        return resize_image(dataset.read_image(images[name]), writer.config.size)
-
-    names = [str(name) for name in writer.rng.permutation(sorted(images))]
+    filler.check()
+    # normal images: at random, in the proportion of the disease images of train and test
+    names = [str(name) for name in writer.rng.permutation(sorted(normal))]
     n_train, n_test = writer.counts['trainA'], writer.counts['testA']
     for_test = set(names[:round(len(names) * n_test / (n_test + n_train))])
-    for name, image in zip(names, writer.process(read, names, 'normal'), strict=True):
-        if image:
-            writer.add('test' if name in for_test else 'train', 'B', name, image)
+    for name, pair in writer.process(lambda name: read_resized_pair(normal[name], None, size),
+                                     names, 'normal'):
+        if pair:
+            writer.add('test' if name in for_test else 'train', 'B', name, pair[0])
 
 
 def copy_layout(writer: DatasetWriter, source: Path) -> None:
@@ -86,12 +63,9 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
             items += [(split, 'A', case)
                       for case in dataset.find_cases(source, split, writer.problems)]
     items = [item for item in items if item[2].image not in writer.problems.reasons]
-
-    def read(item: tuple[str, str, dataset.Case]) -> tuple[Image.Image, np.ndarray | None]:
-        return read_resized_pair(item[2].image, item[2].label, writer.config.size)
-
-    pairs = writer.process(read, items, 'images')
-    for (split, domain, case), pair in zip(items, pairs, strict=True):
+    for (split, domain, case), pair in writer.process(
+            lambda item: read_resized_pair(item[2].image, item[2].label, writer.config.size),
+            items, 'images'):
         if pair:
             writer.add(split, domain, case.name, *pair)
     counts = writer.counts
@@ -101,21 +75,14 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
 def labels_by_name(folder: Path) -> dict[str, Path]:
     """Labels below a folder by the name of their image, with or without `_segmentation` at their
     end; raises UserError where there are none."""
-    labels = {}
-    ending = dataset.LABEL_ENDING
-    for name, path in images_by_name(folder).items():
-        has_ending = name[-len(ending):].lower() == ending
-        labels[name[:-len(ending)] if has_ending else name] = path
-    return labels
+    ending = re.compile(rf'{dataset.LABEL_ENDING}\Z', re.I)
+    return {ending.sub('', name): path for name, path in images_by_name(folder).items()}
 
 
 def images_by_name(folder: Path, excluded: Sequence[Path] = ()) -> dict[str, Path]:
-    """Images below a folder by name, without those in `excluded` folders.
-
-    A name is the path below `folder` with _ for /, without its ending, in Unicode's composed form
-    (NFC): macOS writes ä as two characters. Raises UserError where there is no image, or where two
-    have the same name.
-    """
+    """Images below a folder by name, without those in `excluded` folders. A name is the path below
+    `folder` with _ for /, without its ending, in Unicode's composed form (NFC): macOS writes ä as
+    two characters. Raises UserError where there is no image, or where two have the same name."""
     images = {}
     for path in dataset.find_images(folder):
         if any(other.resolve() in path.resolve().parents for other in excluded):

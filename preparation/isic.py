@@ -9,14 +9,7 @@ from PIL import Image
 
 import dataset
 from preparation import dermoscopy
-from preparation.writer import (
-    SURPLUS,
-    DatasetWriter,
-    read_pair,
-    resize_image,
-    resize_label,
-    shuffle,
-)
+from preparation.writer import DatasetWriter, SplitFiller, read_pair, resize_image, resize_label
 from utils import UserError
 
 FILE_NAME = re.compile(r'(?P<name>ISIC_\d+)(_downsampled)?(?P<label>_segmentation)?', re.I)
@@ -33,16 +26,26 @@ class Sample(NamedTuple):
 
 def from_isic(writer: DatasetWriter, sources: list[Path]) -> None:
     """Dermoscopy images; normal ones are corner crops of plain skin, cut from the images of train
-    and of test. Images with dark corners, rulers or color patches are left out."""
+    and of test; a crop is a function of --seed and the image's name. Images with dark corners,
+    rulers or color patches are left out."""
     images, labels = find_isic(writer, sources)
+    filler = SplitFiller(writer, list(images), labels)
+    seed, size = writer.config.seed, writer.config.size
 
     def prepare(name: str) -> Sample:
-        return prepare_sample(name, images[name], labels.get(name), writer.config.seed,
-                              writer.config.size)
+        image, label = read_pair(images[name], labels.get(name))
+        pixels = np.asarray(image)
+        if artifacts := dermoscopy.find_artifacts(pixels):
+            return Sample(artifacts)
+        rng = np.random.default_rng([seed % 2 ** 32, zlib.crc32(name.encode())])
+        normal = None
+        if corner := dermoscopy.plain_corner(pixels, label, rng):
+            top, left, side = corner
+            normal = resize_image(image.crop((left, top, left + side, top + side)), size)
+        return Sample([], resize_image(image, size), resize_label(label, size), normal)
 
-    names, filler = shuffle(writer, list(images), labels)
-    for number, sample in enumerate(writer.process(prepare, names, 'looking at images')):
-        name = names[number]
+    for number, (name, sample) in enumerate(writer.process(prepare, filler.names,
+                                                           'looking at images')):
         if not sample:
             continue
         if sample.artifacts:
@@ -50,39 +53,18 @@ def from_isic(writer: DatasetWriter, sources: list[Path]) -> None:
             continue
         split = filler.next_split(sample.label is not None)
         if split is None:
-            writer.left_out |= {images[surplus]: SURPLUS for surplus in names[number:]}
+            writer.left_out |= {images[name]: writer.SURPLUS for name in filler.names[number:]}
             break
         writer.add(split, 'A', name, sample.image, sample.label)
         if split != 'val' and sample.normal:
             writer.add(split, 'B', f'{name}_health', sample.normal)
-    filler.check(writer)
-
-
-def prepare_sample(name: str, image_path: Path, label_path: Path | None, seed: int,
-                   size: tuple[int, int]) -> Sample:
-    """Image, label and normal crop at `size`, (height, width); the crop is a function of seed and
-    name. Raises UserError where a file cannot be read."""
-    image, label = read_pair(image_path, label_path)
-    pixels = np.asarray(image)
-    artifacts = dermoscopy.find_artifacts(pixels)
-    if artifacts:
-        return Sample(artifacts)
-    rng = np.random.default_rng([seed % 2 ** 32, zlib.crc32(name.encode())])
-    corner = dermoscopy.plain_corner(pixels, label, rng)
-    normal = None
-    if corner:
-        top, left, side = corner
-        normal = resize_image(image.crop((left, top, left + side, top + side)), size)
-    return Sample([], resize_image(image, size),
-                  None if label is None else resize_label(label, size), normal)
+    filler.check()
 
 
 def find_isic(writer: DatasetWriter, sources: list[Path]
               ) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and labels by name, ISIC_<number>; raises UserError where there is no image.
-
-    A file whose name comes twice goes to `writer.problems`.
-    """
+    """Images and labels by name, ISIC_<number>; raises UserError where there is no image. A file
+    whose name comes twice goes to `writer.problems`."""
     images, labels = {}, {}
     paths = [path for source in sources for path in dataset.find_images(source)]
     for path in sorted(paths, key=lambda path: path.name):

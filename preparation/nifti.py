@@ -32,9 +32,8 @@ def is_volume(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The file's name without `.nii` or `.nii.gz`."""
-    return path.name[:-len(next(end for end in reversed(SUFFIXES)
-                                if path.name.lower().endswith(end)))]
+    """A file's name without its ending; `.nii.gz` is one."""
+    return path.name[:-len('.nii.gz')] if path.name.lower().endswith('.nii.gz') else path.stem
 
 
 def case_and_kind(path: Path) -> tuple[str, str] | None:
@@ -87,7 +86,7 @@ class Volume:
 
     def head_share(self, z: int) -> float:
         """Share of a slice's image that is head, 0 to 1."""
-        return float(self.head[..., z][self._box_inside].sum()) / self._box_pixels
+        return float(self.to_image(self.head[..., z]).mean())
 
     @cached_property
     def box(self) -> tuple[slice, slice]:
@@ -98,29 +97,20 @@ class Volume:
         ranges = [np.flatnonzero(footprint.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]
         spacing = self.spacing[:2]
         side = max((high - low) * mm for (low, high), mm in zip(ranges, spacing, strict=True))
-        side *= 1 + 2 * MARGIN
         box = []
         for (low, high), mm in zip(ranges, spacing, strict=True):
-            voxels = max(1, round(side / mm))
-            start = (low + high - voxels) // 2
-            box.append(slice(int(start), int(start) + voxels))
+            voxels = max(1, round(side * (1 + 2 * MARGIN) / mm))
+            start = int(low + high - voxels) // 2
+            box.append(slice(start, start + voxels))
         return tuple(box)
 
-    @property
-    def _box_inside(self) -> tuple[slice, slice]:
-        """The part of the box that lies in the volume."""
-        return tuple(slice(max(part.start, 0), min(part.stop, length))
-                     for part, length in zip(self.box, self.values.shape[:2], strict=True))
-
-    @property
-    def _inside_in_box(self) -> tuple[slice, slice]:
-        """The same part, counted from the corner of the box."""
-        return tuple(slice(inside.start - part.start, inside.stop - part.start)
-                     for inside, part in zip(self._box_inside, self.box, strict=True))
-
-    @property
-    def _box_pixels(self) -> int:
-        return np.prod([part.stop - part.start for part in self.box])
+    @cached_property
+    def _overlap(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """The part of the box that lies in the volume: in voxels of the volume, and of the box."""
+        parts = [(part.start, max(part.start, 0), min(part.stop, length))
+                 for part, length in zip(self.box, self.values.shape[:2], strict=True)]
+        return (tuple(slice(low, high) for _, low, high in parts),
+                tuple(slice(low - start, high - start) for start, low, high in parts))
 
     def image(self, z: int) -> np.ndarray:
         """A slice as an image, H×W uint8 of the box, a pixel a voxel; black beyond the volume."""
@@ -131,14 +121,16 @@ class Volume:
 
     def to_image(self, plane: np.ndarray) -> np.ndarray:
         """A plane X×Y cut to the box, in the usual view: H×W of the same type."""
+        in_volume, in_box = self._overlap
         cut = np.zeros([part.stop - part.start for part in self.box], plane.dtype)
-        cut[self._inside_in_box] = plane[self._box_inside]
+        cut[in_box] = plane[in_volume]
         return np.ascontiguousarray(cut[::-1, ::-1].T)
 
     def to_plane(self, image: np.ndarray) -> np.ndarray:
         """The reverse of `to_image`: an image H×W of the box as a plane X×Y, 0 around it."""
+        in_volume, in_box = self._overlap
         plane = np.zeros(self.values.shape[:2], image.dtype)
-        plane[self._box_inside] = image.T[::-1, ::-1][self._inside_in_box]
+        plane[in_volume] = image.T[::-1, ::-1][in_box]
         return plane
 
     def write(self, values: np.ndarray, path: Path) -> None:
@@ -154,10 +146,8 @@ class Volume:
 
 
 def read(path: Path) -> Volume:
-    """A NIfTI file of three dimensions; raises UserError with the file's name.
-
-    Values that are not finite become 0.
-    """
+    """A NIfTI file of three dimensions; raises UserError with the file's name. Values that are not
+    finite become 0."""
     try:
         source = nibabel.Nifti1Image.from_filename(path)
         shape = tuple(source.shape)

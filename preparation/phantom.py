@@ -6,7 +6,6 @@ not find the lesion.
 """
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,18 +19,14 @@ from utils import progress_interval
 
 
 class Subset(NamedTuple):
-    """One folder of images."""
-
     folder: str
     count: int
     diseased: bool
-    label_folder: str | None
+    label_folder: str | None = None
 
 
-SUBSETS = (Subset('trainA', 200, True, None),
-           Subset('trainB', 200, False, None),
-           Subset('testA', 40, True, 'test/labels'),
-           Subset('testB', 40, False, None),
+SUBSETS = (Subset('trainA', 200, True), Subset('trainB', 200, False),
+           Subset('testA', 40, True, 'test/labels'), Subset('testB', 40, False),
            Subset('val/images', 30, True, 'val/labels'))
 
 LESION_AREA = (0.04, 0.30)  # of the image
@@ -41,21 +36,15 @@ Not patients' data. Delete this folder to have it drawn again.
 """
 
 
-# --------------------------------------------------------------------------------------- drawing
-
-
 def draw_skin(rng: np.random.Generator, size: int, diseased: bool) -> tuple[np.ndarray, np.ndarray]:
-    """One image size×size×3 RGB and its lesion mask size×size, uint8; the mask is 0 or 255.
-
-    From equal generators a diseased and a normal image differ only in the lesion.
-    """
+    """One image size×size×3 RGB and its lesion mask size×size, uint8; the mask is 0 or 255. From
+    equal generators a diseased and a normal image differ only in the lesion."""
     skin = _draw_bare_skin(rng, size)
     hairs = _draw_hairs(rng, size)
     hair_color = rng.uniform(0.10, 0.35) * np.array([1.0, 0.8, 0.7])
     light = _draw_light(rng, size)
     grain = cv2.GaussianBlur(rng.normal(0, 1, (size, size, 3)), (0, 0), size / 350)
     noise = grain / grain.std() * rng.uniform(0.010, 0.018)
-
     weight = np.zeros((size, size))
     if diseased:
         weight = _lesion_weight(rng, size)
@@ -148,22 +137,30 @@ def _lesion_tint(rng: np.random.Generator, weight: np.ndarray) -> np.ndarray:
     return (1 - depth.clip(0.15, 1.15)[..., None] * absorbed).clip(0.05, 1)
 
 
-# --------------------------------------------------------------------------------------- writing
-
-
 def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool = True) -> None:
-    """Write the whole data set in the published layout, as RGB PNG files of size×size px.
-
-    Every image is a function of (seed, subset, number). The data set grows beside `folder` and is
-    renamed when complete; where another process was faster, its data set stays.
-    """
+    """Write the whole data set in the published layout, as RGB PNG files of size×size px. Every
+    image is a function of (seed, subset, number). The data set grows beside `folder` and is renamed
+    when complete; where another process was faster, its data set stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}_', dir=folder.parent))
+
+    def write(item: tuple[int, Subset, int]) -> None:
+        number, subset, index = item
+        image, mask = draw_skin(np.random.default_rng((seed, number, index)), size, subset.diseased)
+        stem = f'{"disease" if subset.diseased else "normal"}_{index + 1:04d}'
+        Image.fromarray(image).save(temporary / subset.folder / f'{stem}.png', compress_level=1)
+        if subset.label_folder:
+            Image.fromarray(mask).save(temporary / subset.label_folder / f'{stem}_segmentation.png')
+
+    items = [(number, subset, index) for number, subset in enumerate(SUBSETS)
+             for index in range(subset.count)]
     try:
-        with tqdm(total=sum(subset.count for subset in SUBSETS), desc='drawing the phantom data',
-                  unit=' images', disable=not progress, mininterval=progress_interval()) as bar:
-            for number, subset in enumerate(SUBSETS):
-                _write_subset(temporary, subset, (seed, number), size, bar.update)
+        for subset in SUBSETS:
+            for name in filter(None, (subset.folder, subset.label_folder)):
+                (temporary / name).mkdir(parents=True)
+        for _ in tqdm(prefetch(write, items, cpu_count()), 'drawing the phantom data', len(items),
+                      unit=' images', disable=not progress, mininterval=progress_interval()):
+            pass
         (temporary / 'README.txt').write_text(README.format(seed=seed, size=size))
         temporary.chmod(0o755)  # mkdtemp's folders are private
         try:
@@ -173,22 +170,3 @@ def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool =
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_subset(root: Path, subset: Subset, seed: tuple[int, int], size: int,
-                  advance: Callable[[], object]) -> None:
-    """Draw and write the images of a subset, calling `advance` after each."""
-    (root / subset.folder).mkdir(parents=True)
-    if subset.label_folder:
-        (root / subset.label_folder).mkdir(parents=True)
-
-    def write(index: int) -> None:
-        rng = np.random.default_rng((*seed, index))
-        image, mask = draw_skin(rng, size, subset.diseased)
-        stem = f'{"disease" if subset.diseased else "normal"}_{index + 1:04d}'
-        Image.fromarray(image).save(root / subset.folder / f'{stem}.png', compress_level=1)
-        if subset.label_folder:
-            Image.fromarray(mask).save(root / subset.label_folder / f'{stem}_segmentation.png')
-
-    for _ in prefetch(write, range(subset.count), cpu_count()):
-        advance()

@@ -8,22 +8,18 @@ import json
 from pathlib import Path
 
 from config import Config
-from preparation.brats import from_brats
-from preparation.folders import from_folders
-from preparation.isic import from_isic
-from preparation.writer import DEFAULT_SPLIT, DatasetWriter, list_files
+from preparation import brats, folders, isic
+from preparation.writer import DatasetWriter, list_files
 from utils import UserError, make_folder, new_staging_folder, remove_staging, replace_folder
 
-FORMATS = {'brats': from_brats, 'isic': from_isic, 'folders': from_folders}
+FORMATS = {'brats': brats.from_brats, 'isic': isic.from_isic, 'folders': folders.from_folders}
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z')
 
 
 def run(config: Config) -> int:
-    """Prepare `config.data_folder` from `config.source`.
-
-    Returns the exit code, 1 where broken files had to be left out. Raises UserError where sources
-    or options cannot be used, or where the folder holds something that must stay.
-    """
+    """Prepare `config.data_folder` from `config.source`; returns the exit code, 1 where broken
+    files had to be left out. Raises UserError where sources or options cannot be used, or where the
+    folder holds something that must stay."""
     sources = check_sources(config)
     folder = config.data_folder
     remove_staging(folder)
@@ -44,7 +40,7 @@ def check_sources(config: Config) -> list[Path]:
     """The folders to read; raises UserError where these, or the name of the data set, cannot be."""
     if config.source_format not in FORMATS:
         raise UserError('--source_format: --phase prepare needs to know what --source holds: '
-                        f'{", ".join(DEFAULT_SPLIT)}')
+                        f'{", ".join(FORMATS)}')
     if not config.source:
         raise UserError('--source: --phase prepare needs the folder that holds what was downloaded')
     if config.dataset == 'phantom':
@@ -54,35 +50,25 @@ def check_sources(config: Config) -> list[Path]:
         raise UserError(f'--dataset {config.dataset}: a hidden folder; choose a name without the '
                         'dot; --data_root says where it goes')
     sources = [Path(source) for source in config.source]
-    for source in sources:
-        check_source(source, config.data_folder)
     for number, source in enumerate(sources):
+        if source.is_file():
+            is_archive = source.name.lower().endswith(ARCHIVES)
+            raise UserError(f'--source {source}: ' + ('an archive; unpack it, and give the folder'
+                            if is_archive else 'a file; give the folder that holds it'))
+        if not source.is_dir():
+            raise UserError(f'--source {source}: no such folder')
+        inner, outer = source.resolve(), config.data_folder.resolve()
+        if inner == outer or inner in outer.parents or outer in inner.parents:
+            raise UserError(f'--source {source} and the new {config.data_folder} would lie in one '
+                            'another; choose another place with --data_root')
         if source.resolve() in [earlier.resolve() for earlier in sources[:number]]:
             raise UserError(f'--source {source}: given twice')
     return sources
 
 
-def check_source(source: Path, target: Path) -> None:
-    """Raises UserError where a source is no folder, or overlaps the data set's folder."""
-    if not source.is_dir():
-        if not source.is_file():
-            reason = 'no such folder'
-        elif source.name.lower().endswith(ARCHIVES):
-            reason = 'an archive; unpack it, and give the folder'
-        else:
-            reason = 'a file; give the folder that holds it'
-        raise UserError(f'--source {source}: {reason}')
-    inner, outer = source.resolve(), target.resolve()
-    if inner == outer or inner in outer.parents or outer in inner.parents:
-        raise UserError(f'--source {source} and the new {target} would lie in one another; choose '
-                        'another place with --data_root')
-
-
 def check_target(config: Config) -> None:
-    """Raises UserError where the data set's folder holds something that must stay.
-
-    With --overwrite a data set is replaced if --phase prepare wrote all of its files.
-    """
+    """Raises UserError where the data set's folder holds something that must stay. With --overwrite
+    a data set is replaced if --phase prepare wrote all of its files."""
     folder, advice = config.data_folder, 'choose another --dataset or --data_root'
     if folder.is_symlink() or folder.exists() and not folder.is_dir():
         raise UserError(f'{folder}: exists already, and is no folder; {advice}')

@@ -18,16 +18,14 @@ SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
                  'folders': (0.7, 0.15, 0.15)}  # ours
 FOLDERS = ('trainA', 'trainB', 'testA', 'testB', 'val/images', 'val/labels', 'test/labels')
-SURPLUS = 'not needed for --split'
 
 
 class DatasetWriter:
-    """Writes a data set into `folder`, which has to be empty, and keeps account of it.
-
-    Attributes: `split`, what --split says; `rng`, a function of --seed; `counts`, files by
-    subfolder; `problems`, source files that are broken; `left_out`, source files that are sound
-    but not used, with the reason; `details`, what else prepare.json holds, by source format.
-    """
+    """Writes a data set into `folder`, which has to be empty, and keeps account of it. Attributes:
+    `split`, what --split says; `rng`, a function of --seed; `counts`, files by subfolder;
+    `problems`, source files that are broken; `left_out`, source files that are sound but not used,
+    with the reason; `details`, what else prepare.json holds, by source format."""
+    SURPLUS = 'not needed for --split'
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder, self.config = folder, config
@@ -42,11 +40,9 @@ class DatasetWriter:
 
     def add(self, split: str, domain: str, name: str, image: Image.Image,
             label: np.ndarray | None = None) -> None:
-        """Write an image of the network's size as PNG, and for val and test its label.
-
-        `split` is train, val or test; `domain` A (disease) or B (normal); `label` bool H×W.
-        Raises UserError where there is an image of that name.
-        """
+        """Write an image of the network's size as PNG, and for val and test its label. `split` is
+        train, val or test; `domain` A (disease) or B (normal); `label` bool H×W. Raises UserError
+        where there is an image of that name."""
         self._write('val/images' if split == 'val' else f'{split}{domain}', name, image)
         if label is not None and domain == 'A' and split != 'train':
             self._write(f'{split}/labels', f'{name}{dataset.LABEL_ENDING}',
@@ -55,17 +51,14 @@ class DatasetWriter:
     def _write(self, subfolder: str, name: str, image: Image.Image) -> None:
         path = self.folder / subfolder / f'{name}.png'
         if path.exists():
-            raise UserError(f'two images would be named {subfolder}/{path.name}; rename one of '
-                            'them')
+            raise UserError(f'two images would be named {subfolder}/{path.name}; rename one')
         image.save(path)
         self.counts[subfolder] += 1
 
     def process(self, function: Callable, items: list, description: str) -> Iterator:
-        """function(item) of each item in order, computed by threads, with a progress bar.
-
-        Where the function raises UserError, whose message begins with the file's path, the file
-        becomes one of `problems` and the result is None.
-        """
+        """(item, function(item)) of each item in order, computed by threads, with a progress bar.
+        Where it raises UserError, whose message begins with the file's path, the file becomes one
+        of `problems` and the result is None."""
 
         def result_or_error(item: Any) -> Any:
             try:
@@ -75,12 +68,12 @@ class DatasetWriter:
 
         results = tqdm(prefetch(result_or_error, items, cpu_count()), description, len(items),
                        unit=' files', mininterval=progress_interval())
-        for result in results:
+        for item, result in zip(items, results, strict=True):
             if isinstance(result, UserError):
                 path, _, reason = str(result).partition(': ')
                 self.problems.add(Path(path), reason)
                 result = None
-            yield result
+            yield item, result
 
     def finish(self, sources: list[Path]) -> None:
         """Write prepare.json and remove empty subfolders; raises UserError where there is no
@@ -89,10 +82,7 @@ class DatasetWriter:
             listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
             raise UserError(f'{", ".join(map(str, sources))}: no image of it could be used; '
                             f'{self._reasons()}{listing}')
-        for name in FOLDERS:  # an empty folder would count as a mistake when it is read
-            if not self.counts[name]:
-                (self.folder / name).rmdir()
-        for name in ('val', 'test'):
+        for name in (*FOLDERS, 'val', 'test'):  # empty ones would count as a mistake when read
             if not any((self.folder / name).iterdir()):
                 (self.folder / name).rmdir()
         config = self.config
@@ -101,13 +91,11 @@ class DatasetWriter:
         if config.source_format == 'brats':
             settings |= {'modality': config.modality, 'z_range': config.z_range,
                          'lesion_px': config.lesion_px}
+        unused = self.left_out | self.problems.reasons
         content = {'source_format': config.source_format,
-                   'sources': [str(source) for source in sources],
-                   'settings': settings,
-                   'counts': {name: self.counts[name] for name in FOLDERS},
-                   **self.details,
-                   'left_out': {str(path): reason for path, reason in
-                                (self.left_out | self.problems.reasons).items()},
+                   'sources': [str(source) for source in sources], 'settings': settings,
+                   'counts': {name: self.counts[name] for name in FOLDERS}, **self.details,
+                   'left_out': {str(path): reason for path, reason in unused.items()},
                    'files': list_files(self.folder)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         (self.folder / 'prepare.json').write_text(f'{text}\n', encoding='utf-8')
@@ -138,11 +126,7 @@ def list_files(folder: Path) -> list[str]:
                   if not path.is_dir() and path != folder / 'prepare.json')
 
 
-# ----------------------------------------------------------------------------- images and labels
-
-
-def read_pair(image_path: Path, label_path: Path | None
-              ) -> tuple[Image.Image, np.ndarray | None]:
+def read_pair(image_path: Path, label_path: Path | None) -> tuple[Image.Image, np.ndarray | None]:
     """An image (RGB) and its label, bool H×W; raises UserError where they are not of one size."""
     image = dataset.read_image(image_path)
     if label_path is None:
@@ -158,7 +142,7 @@ def read_resized_pair(image_path: Path, label_path: Path | None, size: tuple[int
                       ) -> tuple[Image.Image, np.ndarray | None]:
     """As `read_pair`, at `size`, (height, width)."""
     image, label = read_pair(image_path, label_path)
-    return resize_image(image, size), None if label is None else resize_label(label, size)
+    return resize_image(image, size), resize_label(label, size)
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -166,15 +150,12 @@ def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size[::-1] else dataset.resize(image, size)
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A label, bool H×W, at (height, width): bilinear, then cut at one half."""
-    if label.shape == size:
+def resize_label(label: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
+    """A label, bool H×W, at (height, width): bilinear, then cut at one half; None stays None."""
+    if label is None or label.shape == size:
         return label
     gray = Image.fromarray(label.astype(np.uint8) * 255)
     return np.asarray(gray.resize(size[::-1], Image.Resampling.BILINEAR)) > 127
-
-
-# ----------------------------------------------------------------------------------------- split
 
 
 class Split(NamedTuple):
@@ -207,31 +188,29 @@ class Split(NamedTuple):
         if self.counted:
             return dict(zip(SPLITS, self.shares, strict=True))
         ends = [round(sum(self.shares[:count]) * total) for count in range(4)]
-        return {name: end - start
-                for name, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True)}
+        return {name: ends[number + 1] - ends[number] for number, name in enumerate(SPLITS)}
 
     def check(self, available: dict[str, int], description: str) -> None:
         """Raises UserError where fewer images are available for a split than --split counts."""
         needed = dict(zip(SPLITS, self.shares, strict=True))
         if self.counted and any(available[name] < needed[name] for name in SPLITS):
             counts = ', '.join(f'{available[name]} for {name}' for name in SPLITS)
-            raise UserError(
-                f'--split {" ".join(map(str, self.shares))}: there are only {counts} '
-                f'{description}; ask for fewer, or give fractions, as 0.7 0.15 0.15')
+            raise UserError(f'--split {" ".join(map(str, self.shares))}: there are only {counts} '
+                            f'{description}; ask for fewer, or give fractions, as 0.7 0.15 0.15')
 
 
 class SplitFiller:
-    """Assigns images to splits, one after the other.
+    """Assigns images to splits, in the order of `names`: random, those with a label first. Test and
+    val are filled first, and take labeled images alone; train takes what comes then. Where no image
+    has a label, test takes images all the same, and val none."""
 
-    Test and val are filled first, and take labeled images alone; train takes what comes then.
-    Where no image has a label, test takes images all the same, and val none.
-    """
-
-    def __init__(self, split: Split, total: int, labeled: int) -> None:
-        self.split, self.labeled = split, labeled
-        self.sizes = split.sizes(total)
-        if not labeled:
-            if not split.counted:
+    def __init__(self, writer: DatasetWriter, names: list[str], labels: dict[str, Path]) -> None:
+        self.writer, self.labeled = writer, len(labels)
+        self.names = [str(name) for name in writer.rng.permutation(sorted(names))]
+        self.names.sort(key=lambda name: name not in labels)
+        self.sizes = writer.split.sizes(len(names))
+        if not labels:
+            if not writer.split.counted:
                 self.sizes['train'] += self.sizes['val']
             self.sizes['val'] = 0
         self.filled: Counter[str] = Counter()
@@ -245,19 +224,11 @@ class SplitFiller:
                 return name
         return None
 
-    def check(self, writer: DatasetWriter) -> None:
+    def check(self) -> None:
         """Raises UserError where there were fewer images than --split counts."""
-        if not self.labeled and self.split.shares[1]:
+        writer, split = self.writer, self.writer.split
+        if not self.labeled and split.shares[1]:
             print('no image has a label, so val, which chooses by labels, stays empty')
-            self.filled['val'] = self.split.shares[1]
+            self.filled['val'] = split.shares[1]
         unused = len(writer.left_out) + len(writer.problems.reasons)
-        self.split.check(self.filled,
-                         f'(val and test take labeled images; {unused} left out)')
-
-
-def shuffle(writer: DatasetWriter, names: list[str], labels: dict[str, Path]
-            ) -> tuple[list[str], SplitFiller]:
-    """Names in random order, those with a label first, and what assigns them to splits."""
-    names = [str(name) for name in writer.rng.permutation(sorted(names))]
-    names.sort(key=lambda name: name not in labels)
-    return names, SplitFiller(writer.split, len(names), len(labels))
+        split.check(self.filled, f'(val and test take labeled images; {unused} left out)')

@@ -85,7 +85,7 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
              'title': [escape(title)],
              'facts': [_definitions(facts)],
              'metrics': [summary],
-             'kinds': [_definitions({_kind_name(kind): KIND_MEANINGS.get(kind, '')
+             'kinds': [_definitions({kind_name(kind): KIND_MEANINGS.get(kind, '')
                                      for kind in kinds}),
                        _legend() if 'overlay' in kinds else ''],
              'data': _data(kinds, list(metric_info), reduced)}
@@ -142,7 +142,7 @@ def _webp(image: Image.Image, kind: str, side: int) -> bytes:
 # ------------------------------------------------------------------------------------- the page
 
 
-def _kind_name(kind: str) -> str:
+def kind_name(kind: str) -> str:
     return KIND_NAMES.get(kind, kind.replace('_', ' '))
 
 
@@ -166,7 +166,7 @@ def _data(kinds: list[str], metric_names: list[str],
     def to_json(value: Any) -> str:
         return json.dumps(value).replace('<', '\\u003c')
 
-    shown_kinds = [{'name': _kind_name(kind), 'binary': kind in BINARY_KINDS,
+    shown_kinds = [{'name': kind_name(kind), 'binary': kind in BINARY_KINDS,
                     'meaning': KIND_MEANINGS.get(kind, '')} for kind in kinds]
     yield (f'{{"metrics": {to_json(metric_names)}, "kinds": {to_json(shown_kinds)}, '
            '"entries": [')

@@ -84,7 +84,7 @@ class ResultFolder:
             for kind in OVERVIEW_ROWS:
                 image = images.get(kind)
                 if image is not None:
-                    rows.setdefault(kind, []).append(
+                    rows.setdefault(report.kind_name(kind), []).append(
                         np.asarray(read_image(image)) if isinstance(image, Path) else image)
         Image.fromarray(visualize.image_grid(rows)).save(self.folder / 'overview.png')
 

@@ -7,7 +7,7 @@ from utils import rescale_to_unit
 
 SEGMENTATION_COLOR = (255, 220, 0)  # yellow
 LABEL_COLOR = (0, 200, 80)  # green
-NAME_WIDTH = 100  # px at the left of an image grid, for the names of its rows
+NAME_WIDTH = 120  # px at the left of an image grid, for the names of its rows
 
 
 def from_tensor(image: Tensor) -> np.ndarray:

@@ -3,12 +3,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from config import PRESETS, Config, resolve
 from helpers import STAGE_1, TINY, TINY_FLAGS, Places, draw_data_set
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture

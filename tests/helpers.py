@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +25,6 @@ PROJECT = Path(__file__).resolve().parent.parent
 TINY = {'ch': 4, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'device': 'cpu', 'num_workers': 0}
 TINY_FLAGS = [text for name, value in TINY.items() for text in (f'--{name}', str(value))]
 STAGE_1 = ['--stage', '1', '--recipe', 'published']  # label transfer alone, without a localizer
-
-
-# ------------------------------------------------------------------------------------- data sets
 
 
 def draw_images(folder: Path, names: Iterable[str], size: tuple[int, int] = (40, 36),
@@ -65,9 +62,6 @@ def draw_data_set(root: Path) -> Path:
     return root
 
 
-# ----------------------------------------------------------------------------------- the program
-
-
 def command(*arguments: Any, cwd: Path = PROJECT) -> subprocess.CompletedProcess:
     """Run `python main.py …` as a process of its own."""
     return subprocess.run([sys.executable, str(PROJECT / 'main.py'), *map(str, arguments)],
@@ -79,13 +73,11 @@ def run_here(*arguments: Any) -> subprocess.CompletedProcess:
     torch, curves.png, and starting processes for post-processing (here threads)."""
     line = ['main.py', *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
-    with ExitStack() as stack:
-        for context in (
-                mock.patch('sys.argv', line), redirect_stdout(out), redirect_stderr(err),
-                mock.patch('reporting.training_log.curves', SimpleNamespace(draw=lambda folder: 0)),
-                mock.patch('inference.model_selection.worker_pool', ThreadPoolExecutor),
-                mock.patch('inference.evaluation.worker_pool', ThreadPoolExecutor)):
-            stack.enter_context(context)
+    without_curves = SimpleNamespace(draw=lambda folder: 0)
+    with (mock.patch('sys.argv', line), redirect_stdout(out), redirect_stderr(err),
+          mock.patch('reporting.training_log.curves', without_curves),
+          mock.patch('inference.model_selection.worker_pool', ThreadPoolExecutor),
+          mock.patch('inference.evaluation.worker_pool', ThreadPoolExecutor)):
         try:
             code = main.main()
         except SystemExit as ended:  # --help
@@ -123,7 +115,24 @@ class Places:
         return Places(folder / 'data', folder)
 
 
-# --------------------------------------------------------------------------------------- reading
+def training_batch(count: int = 2) -> dict[str, torch.Tensor]:
+    """Noise images of both domains, and soft masks of one rectangle, all in [-1, 1]."""
+    rng = torch.Generator().manual_seed(0)
+    mask = torch.full((count, 1, 32, 32), -1.0)
+    mask[:, :, 8:20, 10:24] = 0.8
+    return {'mask': mask, **{domain: torch.rand(count, 3, 32, 32, generator=rng) * 2 - 1
+                             for domain in 'AB'}}
+
+
+def squares(count: int, size: int = 32, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise images with a bright square, and the square's mask: count×3×H×W, count×1×H×W."""
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.uniform(-1, -0.4, (count, 3, size, size)).astype(np.float32))
+    mask = torch.zeros(count, 1, size, size)
+    for index in range(count):
+        top, left = rng.integers(4, size - 14, 2)
+        mask[index, :, top:top + 10, left:left + 10] = 1
+    return torch.where(mask > 0, 0.8, image), mask
 
 
 def names(folder: Path) -> list[str]:

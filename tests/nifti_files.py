@@ -46,26 +46,16 @@ def store(path: Path, values: np.ndarray, order: Sequence[int] = (0, 1, 2),
     return path
 
 
-def case_head(seed: int = 0) -> np.ndarray:
-    """A head of random brightness: float32 of CASE_SHAPE."""
-    values = np.zeros(CASE_SHAPE, np.float32)
-    values[3:21, 3:25, 2:14] = np.random.default_rng(seed).uniform(60, 120, (18, 22, 12))
-    return values
-
-
-def case_lesion(slices: dict[int, int] = LESIONS) -> np.ndarray:
-    """Squares of class 4 (the classes of BraTS are 1, 2 and 4): float32 of CASE_SHAPE."""
-    values = np.zeros(CASE_SHAPE, np.float32)
-    for z, side in slices.items():
-        values[6:6 + side, 8:8 + side, z] = 4
-    return values
-
-
 def store_case(folder: Path, name: str, slices: dict[int, int] = LESIONS, ending: str = '.nii.gz',
                seg: str = '_seg', kinds: Sequence[str] = ('_flair',), **how: Any) -> None:
     """Volumes of a patient, one for each of `kinds`, and their segmentation unless `seg` is ''."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, kind in enumerate(kinds):
-        store(folder / f'{name}{kind}{ending}', case_head(number), **how)
+    for seed, kind in enumerate(kinds):
+        values = np.zeros(CASE_SHAPE, np.float32)
+        values[3:21, 3:25, 2:14] = np.random.default_rng(seed).uniform(60, 120, (18, 22, 12))
+        store(folder / f'{name}{kind}{ending}', values, **how)
     if seg:
-        store(folder / f'{name}{seg}{ending}', case_lesion(slices), **how)
+        lesion = np.zeros(CASE_SHAPE, np.float32)
+        for z, side in slices.items():
+            lesion[6:6 + side, 8:8 + side, z] = 4  # the classes of BraTS are 1, 2 and 4
+        store(folder / f'{name}{seg}{ending}', lesion, **how)

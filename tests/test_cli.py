@@ -2,33 +2,20 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import helpers
 from config import GROUPS, OPTIONS, PHASES
-from helpers import (
-    PROJECT,
-    STAGE_1,
-    TINY_FLAGS,
-    assert_one_line_error,
-    command,
-    draw_images,
-    draw_labels,
-    names,
-    read_csv,
-    read_pixels,
-    run_here,
-    same,
-)
+from helpers import PROJECT, STAGE_1, TINY_FLAGS, assert_one_line_error, command, names, run_here
 
 RUN = [*TINY_FLAGS, *STAGE_1, '--batch_size', 1, '--save_freq', 2, '--print_freq', 2]
 ONLY_MASKS = ['--save_visuals', 'False']
-
-
-# ------------------------------------------------------------------------------------ whole runs
 
 
 def test_train_then_test_as_processes_of_their_own(places):
@@ -38,16 +25,16 @@ def test_train_then_test_as_processes_of_their_own(places):
     assert names(results / 'model1') == ['Tiny_params_0000005.pt', 'best.pt']
     assert names(results / 'img1') == [f'A2B_000000{i}.png' for i in (2, 4, 5)]
     assert (results / 'log1' / 'curves.png').is_file()
-    rows = read_csv(results / 'log1' / 'losses.csv')
+    rows = helpers.read_csv(results / 'log1' / 'losses.csv')
     assert [row['iteration'] for row in rows] == ['1', '2', '3', '4', '5']
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
-    val = read_csv(results / 'log1' / 'val.csv')
+    val = helpers.read_csv(results / 'log1' / 'val.csv')
     assert [row['iteration'] for row in val] == ['2', '4', '5']
     best = torch.load(results / 'model1' / 'best.pt', weights_only=True)
     assert best['best_ja'] == pytest.approx(max(float(row['JA']) for row in val), rel=1e-4)
 
     # images of several sizes; what is written has each one's own
-    draw_images(places.data / 'testA', ['wide.jpg'], size=(90, 50), bright_square=True)
+    helpers.draw_images(places.data / 'testA', ['wide.jpg'], size=(90, 50), bright_square=True)
     tested = command(*places.flags, '--phase', 'test')
     assert tested.returncode == 0, tested.stderr
     assert 'best.pt' in tested.stdout and 'mean' in tested.stdout
@@ -60,15 +47,16 @@ def test_train_then_test_as_processes_of_their_own(places):
     metrics = json.loads((folder / 'metrics.json').read_text())
     assert (metrics['dataset'], metrics['stage'], metrics['images']) == ('Tiny', 1, 2)
     assert metrics['checkpoint'].endswith('best.pt')
-    assert [row['name'] for row in metrics['per_image']] == ['t0', 't1']
-    for row, expected in zip(read_csv(folder / 'metrics.csv'), metrics['per_image'], strict=True):
-        segmentation = read_pixels(folder / 'segmentation' / f'{row["name"]}.png') > 0
-        label = read_pixels(places.data / 'test' / 'labels'
-                            / f'{row["name"]}_segmentation.png') > 0
+    rows = helpers.read_csv(folder / 'metrics.csv')
+    for name, row, per_image in zip(('t0', 't1'), rows, metrics['per_image'], strict=True):
+        segmentation, label = (helpers.read_pixels(path) > 0 for path in (
+            folder / 'segmentation' / f'{name}.png',
+            places.data / 'test' / 'labels' / f'{name}_segmentation.png'))
         ja = 100 * (segmentation & label).sum() / (segmentation | label).sum()
-        assert float(row['JA']) == pytest.approx(ja) == pytest.approx(expected['JA'])
+        assert row['name'] == per_image['name'] == name
+        assert float(row['JA']) == pytest.approx(ja) == pytest.approx(per_image['JA'])
     assert metrics['mean']['JA'] == pytest.approx(
-        np.mean([row['JA'] for row in metrics['per_image']]))
+        np.mean([per_image['JA'] for per_image in metrics['per_image']]))
     kinds = re.search(r'"kinds": (\[.*?\])', (folder / 'report.html').read_text('utf-8'))[1]
     assert [kind['name'] for kind in json.loads(kinds)] == [
         'image', 'heatmap', 'soft mask', 'segmentation', 'label', 'translation', 'overlay']
@@ -83,10 +71,9 @@ def test_train_then_test_as_processes_of_their_own(places):
 def test_second_generation_masks_only(places):
     shutil.rmtree(places.data / 'test')
     shutil.rmtree(places.data / 'val')
-    images = places.data / 'testA' / 'images'  # the other layout
-    images.mkdir()
-    for path in places.data.glob('testA/*.png'):
-        path.rename(images / path.name)
+    (places.data / 'testA').rename(places.data / 'images')
+    (places.data / 'testA').mkdir()
+    (places.data / 'images').rename(places.data / 'testA' / 'images')  # the other layout
     places.done(*RUN, '--generation', 'second', '--light', 'False', '--amp', 'True',
                 '--iteration', 2)
     assert 'no labels' in places.done('--phase', 'test', *ONLY_MASKS)
@@ -102,10 +89,8 @@ def test_resume_goes_on_as_if_never_stopped(places):
     whole = torch.load(last, weights_only=True)
     last.unlink()  # as if the run had been killed after its checkpoint at iteration 2
     places.done('--num_workers', 2, '--stage', 1, '--resume', 'True')
-    again = torch.load(last, weights_only=True)
-    for key in whole:
-        assert same(whole[key], again[key]), key
-    rows = read_csv(places.results / 'log1' / 'losses.csv')
+    assert helpers.same(whole, torch.load(last, weights_only=True))
+    rows = helpers.read_csv(places.results / 'log1' / 'losses.csv')
     assert [row['iteration'] for row in rows] == ['1', '2', '3', '4']
     assert 'already is at iteration 4' in places.done('--stage', 1, '--resume')
 
@@ -118,22 +103,17 @@ def test_a_new_run_leaves_the_earlier_one_whole(stage_1):
     assert names(earlier / 'model1') == names(stage_1.results / 'model1')
 
 
-# ------------------------------------------------------------------------------------------ help
-
-
 def shown_options(help_text: str) -> list[str]:
     """The options that a help text describes, in its order."""
     return re.findall(r'^  --(\w+)', help_text, re.MULTILINE)
 
 
 def test_help_shows_every_option_the_main_ones_first_and_the_advanced_last():
-    shown = command('--help')
+    shown = run_here('--help')
     assert shown.returncode == 0 and not shown.stderr
-    top, *_ = shown.stdout.split('main options:')
-    examples = re.findall(r'^  python main\.py (.*)', top, re.MULTILINE)
-    assert len(examples) == 3
-    assert all(re.search(f'--phase {phase}', example)
-               for phase, example in zip(('train', 'test', 'predict'), examples, strict=True))
+    examples = re.findall(r'^  python main\.py .*--phase (\w+)',
+                          shown.stdout.split('main options:')[0], re.MULTILINE)
+    assert examples == ['train', 'test', 'predict']
     titles = re.findall(r'^(\w[^\n]*):$', shown.stdout, re.MULTILINE)
     assert [title for title in titles if title in GROUPS] == list(GROUPS)
     assert titles[-1].startswith('advanced')
@@ -152,8 +132,8 @@ def test_help_of_one_phase_shows_its_options_alone(phase):
     assert set(shown) == {name for name, option in OPTIONS.items()
                           if phase in option.metadata['phases']}
     if phase == 'predict':
-        assert 'presence_threshold' in shown and 'cycle_weight' not in shown
-        assert {'input', 'output'} <= set(shown) and 'source' not in shown
+        assert {'input', 'output', 'presence_threshold'} <= set(shown)
+        assert not {'source', 'cycle_weight'} & set(shown)
 
 
 MEANT = {'learning_rate': 'lr', 'learning-rate': 'lr', 'epochs': 'iteration', 'fit': 'refine',
@@ -162,16 +142,12 @@ MEANT = {'learning_rate': 'lr', 'learning-rate': 'lr', 'epochs': 'iteration', 'f
          'cycle': 'cycle_weight'}
 
 
-@pytest.mark.parametrize('written, meant', MEANT.items())
-def test_a_wrong_flag_names_the_right_one(written, meant):
-    for arguments in ([f'--{written}', '3'], [f'--{written}=3']):
-        result = run_here(*arguments)
-        assert_one_line_error(result, f'--{written}', '--help')
-        proposed = re.findall(r'did you mean --(\w+)\?', result.stderr)
-        assert proposed == ([meant] if meant else [])
-
-
-# ------------------------------------------------------------------------------------- bad input
+def test_a_wrong_flag_names_the_right_one():
+    for written, meant in MEANT.items():
+        for arguments in ([f'--{written}', '3'], [f'--{written}=3']):
+            result = run_here(*arguments)
+            assert_one_line_error(result, f'--{written}', '--help')
+            assert re.findall(r'did you mean --(\w+)\?', result.stderr) == [meant] * bool(meant)
 
 
 BAD_FLAGS = {
@@ -183,6 +159,7 @@ BAD_FLAGS = {
     'small size': (['--img_size', '92'], ['--img_size 92', 'at least 96']),
     'no such phase': (['--phase', 'dream'], ['dream', 'train']),
     'strange data set': (['--dataset', '../etc'], ['../etc']),
+    'empty data set': (['--dataset', ''], ['--dataset']),
     'two channels': (['--img_ch', '2'], ['--img_ch', '2']),
     'not a number': (['--lr', 'nan'], ['--lr nan']),
     'above its bound': (['--stage', '2', '--min_teacher_iou', '2'],
@@ -197,65 +174,60 @@ def test_bad_flags(flags, parts, places):
     assert not places.results.exists()
 
 
+def test_places_that_are_not_there(places, tmp_path, monkeypatch):
+    places.results.parent.write_text('a file')
+    assert_one_line_error(places.run(*RUN), places.results.parent, '--result_dir')
+    monkeypatch.chdir(tmp_path)  # from elsewhere the program still finds its own data
+    assert_one_line_error(run_here('--dataset', 'absent', '--phase', 'train'),
+                          PROJECT / 'dataset' / 'absent', 'no such folder', 'trainA/')
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has CUDA')
 def test_cuda_without_cuda(places):
     assert_one_line_error(places.run('--device', 'cuda'), '--device cuda', '--device cpu')
 
 
-def break_data(kind, tiny):
-    """Damage the tiny set; the parts of the message it has to give."""
-    if kind == 'no folder':
-        shutil.rmtree(tiny / 'trainB')
-        return [tiny / 'trainB', 'no such folder', 'trainA/ (disease)', 'testA/']
-    if kind == 'empty folder':
-        for path in (tiny / 'trainA').iterdir():
-            path.unlink()
-        return [tiny / 'trainA', 'holds no images', 'trainB/ (normal)']
-    if kind == 'broken image':
-        (tiny / 'trainB' / 'b1.png').write_bytes(b'\x89PNG\r\n\x1a\n')
-        return [tiny / 'trainB' / 'b1.png', 'cannot be read']
-    if kind == 'label of another size':
-        draw_labels(tiny / 'val' / 'labels', ['v1'], size=(20, 36))
-        return ['v1_segmentation.png', '20×36', '40×36']
-    (tiny / 'val' / 'images' / 'v0.png').unlink()
-    return ['v0_segmentation.png', 'label without an image']
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
-@pytest.mark.parametrize('kind', ['no folder', 'empty folder', 'broken image',
-                                  'label of another size', 'label without image'])
-def test_bad_data_in_training(kind, places):
+# how the tiny set is damaged, and the parts of the message that follows
+BAD_DATA = {
+    'no folder': (lambda tiny: shutil.rmtree(tiny / 'trainB'),
+                  ['Tiny/trainB', 'no such folder', 'trainA/ (disease)', 'testA/']),
+    'empty folder': (lambda tiny: empty(tiny / 'trainA'),
+                     ['Tiny/trainA', 'holds no images', 'trainB/ (normal)']),
+    'broken image': (lambda tiny: (tiny / 'trainB' / 'b1.png').write_bytes(b'\x89PNG\r\n\x1a\n'),
+                     ['Tiny/trainB/b1.png', 'cannot be read']),
+    'label of another size': (
+        lambda tiny: helpers.draw_labels(tiny / 'val' / 'labels', ['v1'], size=(20, 36)),
+        ['v1_segmentation.png', '20×36', '40×36']),
+    'label without image': (lambda tiny: (tiny / 'val' / 'images' / 'v0.png').unlink(),
+                            ['v0_segmentation.png', 'label without an image']),
+}
+
+
+@pytest.mark.parametrize('damage, parts', BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_in_training(damage: Callable[[Path], None], parts, places):
     kept = places.results / 'model1' / 'Tiny_params_0000001.pt'
     kept.parent.mkdir(parents=True)
     kept.write_text('an earlier run')
-    parts = break_data(kind, places.data)
+    damage(places.data)
     assert_one_line_error(places.run(*RUN, '--iteration', 2), *parts)
     assert kept.read_text() == 'an earlier run'
 
 
-def test_bad_test_input(stage_1, tmp_path):
-    test = ['--phase', 'test', *ONLY_MASKS]
-    assert_one_line_error(stage_1.run(*test, '--checkpoint', tmp_path / 'no.pt'),
-                          tmp_path / 'no.pt')
+def test_bad_test_input_and_flags_that_contradict_a_run(stage_1, tmp_path):
+    test, resume = ['--phase', 'test', *ONLY_MASKS], ['--stage', 1, '--resume', '--iteration', 4]
     (tmp_path / 'text.pt').write_text('text')
-    assert_one_line_error(stage_1.run(*test, '--checkpoint', tmp_path / 'text.pt'), 'text.pt')
+    for name in ('no.pt', 'text.pt'):
+        assert_one_line_error(stage_1.run(*test, '--checkpoint', tmp_path / name), tmp_path / name)
     assert_one_line_error(stage_1.run(*test, '--ch', 8), '--ch 8', 'ch 4')
-    (stage_1.data / 'testA' / 't1.png').write_text('no image')
-    left_out = stage_1.run(*test)  # and the rest is done
-    assert left_out.returncode == 1 and 't1.png: cannot be read' in left_out.stderr
+    assert_one_line_error(stage_1.run(*resume, '--n_res', 2), '--n_res 2', 'n_res 1')
+    assert_one_line_error(stage_1.run(*resume, '--checkpoint', 'x.pt'), '--checkpoint', '--resume')
     shutil.rmtree(stage_1.results / 'model1')
     assert_one_line_error(stage_1.run(*test), 'best.pt', 'Tiny_params_*.pt', '--checkpoint')
-
-
-def test_result_folder_that_cannot_be_written(places):
-    places.results.parent.write_text('a file')
-    assert_one_line_error(places.run(*RUN, '--iteration', 2), places.results.parent,
-                          '--result_dir')
-
-
-def test_data_is_found_from_any_folder(tmp_path):
-    """Started from elsewhere, the program still finds its own data and models."""
-    shown = command('--dataset', 'absent', '--phase', 'train', cwd=tmp_path)
-    assert_one_line_error(shown, PROJECT / 'dataset' / 'absent', 'no such folder', 'trainA/')
 
 
 def test_a_loss_that_is_no_number_stops_the_run(places):
@@ -264,9 +236,3 @@ def test_a_loss_that_is_no_number_stops_the_run(places):
     last = result.stderr.replace('\r', '\n').strip().splitlines()[-1]
     assert last.startswith('stopped: the ') and 'no checkpoint' in last
     assert 'Traceback' not in result.stderr
-
-
-def test_flags_that_contradict_a_resumed_run(stage_1):
-    resume = ['--stage', 1, '--resume', '--iteration', 4]
-    assert_one_line_error(stage_1.run(*resume, '--n_res', 2), '--n_res 2', 'n_res 1')
-    assert_one_line_error(stage_1.run(*resume, '--checkpoint', 'x.pt'), '--checkpoint', '--resume')

@@ -3,59 +3,48 @@ import copy
 import pickle
 import random
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import checkpoint as checkpoints
 from config import MASK_NETWORK, NETWORKS, STUDENT_NETWORKS, Config, method_of, resolve
-from helpers import TINY
+from helpers import TINY, training_batch
 from inference.postprocess import to_bytes
 from inference.soft_masks import mask_network, to_array
 from networks import build_networks
-from stages.label_transfer import LabelTransferStage
-from stages.localizer import LocalizerStage
-from stages.student import StudentStage
 from test_checkpoint import authors_file
-from trainer import Trainer
+from trainer import STAGES, Trainer
 from utils import UserError
 
 CPU = torch.device('cpu')
-OURS = ('transfer', 'localizer', 'student')
+OURS = {'transfer': 1, 'localizer': 0, 'student': 2}  # name of the file: stage
 ALL = (*OURS, 'first', 'second')
-
-
-def random_batch():
-    return {domain: torch.rand(1, 3, 32, 32) for domain in 'AB'} | {
-        'mask': torch.ones(1, 1, 32, 32)}
-
-
-def our_file(stage_class, config, path):
-    """A checkpoint as a run leaves it, after a step."""
-    stage = stage_class(config, CPU)
-    stage.step(random_batch(), 0)
-    checkpoints.save(path, stage.networks, config, 1, 50.0, None, stage.optimizers,
-                     {'mask_share': 0.5, 'skipped': 0, 'stage': stage.state()})
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
+    """A folder of checkpoints: of each stage as a run leaves it after a step, and the authors'."""
     folder = tmp_path_factory.mktemp('files')
-    for name, stage_class, stage in (('transfer', LabelTransferStage, 1),
-                                     ('localizer', LocalizerStage, 0),
-                                     ('student', StudentStage, 2)):
-        config = resolve({**TINY, 'dataset': 'Tiny', 'stage': stage, 'batch_size': 1,
+    for name, number in OURS.items():
+        config = resolve({**TINY, 'dataset': 'Tiny', 'stage': number, 'batch_size': 1,
                           'normal_batch': 1, 'localization_weight': 0.0, 'rotate': 15.0})
-        our_file(stage_class, config, folder / f'{name}.pt')
-    for generation, light in (('first', False), ('second', True)):
-        config = Config(generation=generation, ch=4, n_res=1, light=light, n_dis=4, img_size=32)
+        stage = STAGES[config.method](config, CPU)
+        stage.step(training_batch(1), 0)
+        checkpoints.save(folder / f'{name}.pt', stage.networks, config, 1, 50.0, None,
+                         stage.optimizers, {'mask_share': 0.5, 'skipped': 0,
+                                            'stage': stage.state()})
+    for generation in ('first', 'second'):
+        config = Config(**{**TINY, 'generation': generation, 'light': generation == 'second'})
         authors_file(folder / f'{generation}.pt', config)
     return folder
 
 
 @pytest.fixture(scope='module')
 def contents(files):
-    """What the files hold, without what `use` does not look at and takes long to read: moments,
+    """What the files hold, without what `loads` does not look at and takes long to read: moments,
     random states, and all networks but the one that makes the masks and one discriminator."""
     contents = {}
     for name in ALL:
@@ -63,29 +52,32 @@ def contents(files):
         kept = {'genA2B', 'disGA'}
         if name in OURS:
             content['optimizers'], content['random_state'] = {}, {}
-            config = content['config']
-            kept = {MASK_NETWORK[method_of(config['recipe'], config['stage'])]}
+            kept = {MASK_NETWORK[method_of('ours', OURS[name])]}
         for network in {*NETWORKS, *STUDENT_NETWORKS} - kept:
             content.pop(network, None)
     return contents
 
 
-def use(path):
+def use(path: Path) -> None:
     """As far as a test of the checkpoint goes: a mask of an image."""
     checkpoint = checkpoints.read(path)
     config = resolve({'phase': 'test', 'dataset': 'Tiny'}, checkpoint.config, str(path))
     network = mask_network(checkpoint, config, CPU)
-    with torch.inference_mode():
-        inputs = [torch.rand(1, config.img_ch, 32, 32)]
-        if (config.light or not config.method.startswith('label_transfer')
-                or config.size == (32, 32)):
-            mask = network.predict_mask(*inputs).mask
-            assert mask.shape == (1, 1, 32, 32)
-            assert to_bytes(to_array(mask[0, 0])).shape == (32, 32)  # also of huge weights
+    if (config.light or not config.method.startswith('label_transfer')
+            or config.size == (32, 32)):
+        with torch.inference_mode():
+            mask = network.predict_mask(torch.rand(1, config.img_ch, 32, 32)).mask
+        assert mask.shape == (1, 1, 32, 32)
+        assert to_bytes(to_array(mask[0, 0])).shape == (32, 32)  # also of huge weights
 
 
-def loads(path):
-    """Whether a file loads; if not, with one line naming it or an option."""
+def loads(path: Path, content: Any = None, **options: Any) -> bool:
+    """Whether a file, written first where there is content, loads; if not, with one line naming it
+    or an option."""
+    if isinstance(content, bytes | bytearray):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path, **options)
     try:
         use(path)
     except UserError as error:
@@ -97,9 +89,8 @@ def loads(path):
 
 @pytest.mark.parametrize('name', ALL)
 def test_flipped_bits_and_cut_files(files, name, tmp_path):
-    whole = (files / f'{name}.pt').read_bytes()
-    path = tmp_path / 'x.pt'
     assert loads(files / f'{name}.pt')
+    whole = (files / f'{name}.pt').read_bytes()
     rng = random.Random(name)
     for number in range(30):
         data = bytearray(whole)
@@ -110,8 +101,7 @@ def test_flipped_bits_and_cut_files(files, name, tmp_path):
                 data[rng.randrange(min(ends, len(data)))] ^= 1 << rng.randrange(8)
         else:
             del data[rng.randrange(len(data)):]
-        path.write_bytes(data)
-        loads(path)
+        loads(tmp_path / 'x.pt', data)
 
 
 ODD = (None, 3, -1, 10**30, 1e308, float('nan'), '', 'x' * 1000, [], {}, [1, 'x'], True,
@@ -120,7 +110,7 @@ ODD = (None, 3, -1, 10**30, 1e308, float('nan'), '', 'x' * 1000, [], {}, [1, 'x'
        torch.zeros(1).expand(10**6, 10**6))
 
 
-def mutate(content, rng):
+def mutate(content: dict, rng: random.Random) -> None:
     """Change one thing of a nested dict, somewhere."""
     place = content
     while True:
@@ -147,28 +137,24 @@ def mutate(content, rng):
 
 @pytest.mark.parametrize('name', ALL)
 def test_changed_keys_shapes_and_values(contents, name, tmp_path):
-    path = tmp_path / 'x.pt'
     rng = random.Random(name)
     outcomes = []
     for _ in range(30):
         content = copy.deepcopy(contents[name])
         for _ in range(rng.choice((1, 1, 2, 5))):
             mutate(content, rng)
-        torch.save(content, path)
-        outcomes.append(loads(path))
+        outcomes.append(loads(tmp_path / 'x.pt', content))
     assert not all(outcomes)
 
 
 @pytest.mark.parametrize('name', OURS)
 def test_configs_of_any_kind(contents, name, tmp_path):
-    path = tmp_path / 'x.pt'
     rng = random.Random(name)
     values = [*ODD[:12], 10**6, 10**9, [10**9, 10**9], [32, 32], -5, 0, 1e-320, 'bogus', '../..']
+    config = contents[name]['config']
     for _ in range(30):
-        content = contents[name] | {'config': dict(contents[name]['config'])}
-        content['config'][rng.choice(list(content['config']))] = rng.choice(values)
-        torch.save(content, path)
-        loads(path)
+        changed = {rng.choice(list(config)): rng.choice(values)}
+        loads(tmp_path / 'x.pt', contents[name] | {'config': config | changed})
 
 
 @pytest.mark.parametrize('name', OURS)
@@ -180,15 +166,14 @@ def test_what_cannot_be_resumed_says_so(files, name, data_root, tmp_path):
     refused = 0
     for _ in range(10):
         content = copy.deepcopy(whole)
-        part = rng.choice(['optimizers', 'optimizers', 'random_state', 'progress'])
-        mutate(content[part], rng)
+        mutate(content[rng.choice(['optimizers', 'optimizers', 'random_state', 'progress'])], rng)
         torch.save(content, path)
         try:
             checkpoint = checkpoints.read(path)
             trainer = Trainer(resolve({'phase': 'train', 'resume': True, 'device': 'cpu',
                                        'data_root': str(data_root)}, checkpoint.config, str(path)))
             trainer._build_stage(None, checkpoint)
-            trainer.stage.step(random_batch(), 1)
+            trainer.stage.step(training_batch(1), 1)
         except UserError as error:
             assert str(path) in str(error)
             refused += 1
@@ -197,8 +182,8 @@ def test_what_cannot_be_resumed_says_so(files, name, data_root, tmp_path):
 
 def test_a_compressed_archive_is_not_expanded(files, tmp_path):
     packed = tmp_path / 'bomb.pt'
-    with zipfile.ZipFile(files / 'transfer.pt') as source, \
-            zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as target:
+    with (zipfile.ZipFile(files / 'transfer.pt') as source,
+          zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as target):
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
     with pytest.raises(UserError, match='compressed archive'):
@@ -206,7 +191,7 @@ def test_a_compressed_archive_is_not_expanded(files, tmp_path):
 
 
 def test_shapes_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
-    config = Config(ch=4000, n_res=1, n_dis=4, img_size=32, recipe='published')
+    config = Config(**{**TINY, 'ch': 4000}, recipe='published')
     with torch.device('meta'):
         networks = build_networks(config, ['genA2B'])
     state = {key: torch.zeros(1).expand(tensor.shape)  # some 50 GB, of one number each
@@ -220,20 +205,17 @@ def test_shapes_beyond_the_file_are_refused_before_memory_is_taken(tmp_path):
 
 
 class Runs:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return open, (str(self.path), 'w')
 
 
 @pytest.mark.parametrize('place', ['genA2B', 'config', 'optimizers', 'extra'])
-@pytest.mark.parametrize('archive', [True, False])
-def test_no_place_in_a_file_runs_code(contents, place, archive, tmp_path):
+def test_no_place_in_a_file_runs_code(contents, place, tmp_path):
     content = contents['transfer'] | {place: {'x': Runs(tmp_path / 'ran')}}
-    path = tmp_path / 'x.pt'
-    torch.save(content, path, _use_new_zipfile_serialization=archive)
-    assert not loads(path)
-    path.write_bytes(pickle.dumps(content))
-    assert not loads(path)
+    for archive in (True, False):
+        assert not loads(tmp_path / 'x.pt', content, _use_new_zipfile_serialization=archive)
+    assert not loads(tmp_path / 'x.pt', pickle.dumps(content))
     assert not (tmp_path / 'ran').exists()

@@ -1,61 +1,47 @@
 """The networks: the published outputs and losses, shapes, and what the normalizations compute."""
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import checkpoint as checkpoints
-from config import DISCRIMINATORS, GENERATORS, NETWORKS_OF, Config, resolve
-from networks import (
-    ILN,
-    AdaILN,
-    Discriminator,
-    build_networks,
-    clip_rho,
-    count_parameters,
-    pool_logits,
-)
+from config import DISCRIMINATORS, NETWORKS_OF, Config, resolve
+from helpers import TINY
+from networks import ILN, AdaILN, Discriminator, build_networks, clip_rho, count_parameters
 from stages.label_transfer import LabelTransferStage
 
 VECTORS = os.environ.get('REFERENCE_VECTORS')
-needs_vectors = pytest.mark.skipif(not VECTORS, reason='REFERENCE_VECTORS is not set')
 both_generations = pytest.mark.parametrize('generation', ['first', 'second'])
 
 
-def small(generation='first', **options):
-    """A Config of small networks."""
-    return Config(**{'generation': generation, 'ch': 4, 'n_res': 2, 'n_dis': 4, 'img_size': 32,
-                     **options})
+def small(generation: str = 'first', **options: Any) -> Config:
+    return Config(**{**TINY, 'generation': generation, 'n_res': 2, **options})
 
 
-def build(name, config):
+def build(name: str, config: Config) -> nn.Module:
     return build_networks(config, [name])[name]
 
 
-def random_images(count=1, height=32, width=32):
+def random_images(count: int = 1, height: int = 32, width: int = 32) -> Tensor:
     return torch.rand(count, 3, height, width) * 2 - 1
 
 
-@pytest.fixture(params=['first', 'second'])
-def vectors(request, tmp_path):
-    """The published vectors of a generation and its networks, read as an authors' file."""
-    content = torch.load(Path(VECTORS) / f'{request.param}_generation.pt', weights_only=True)
+@pytest.mark.skipif(not VECTORS, reason='REFERENCE_VECTORS is not set')
+@both_generations
+def test_outputs_and_losses_are_the_published_ones(generation, tmp_path, monkeypatch):
+    content = torch.load(Path(VECTORS) / f'{generation}_generation.pt', weights_only=True)
     path = tmp_path / 'BraTS_params_0000460.pt'
     torch.save(content['params'], path)
     checkpoint = checkpoints.read(path)
-    unit_weights = {name: 1.0 for name in ('adv_weight', 'dis_weight', 'cycle_weight',
-                                           'identity_weight', 'cam_weight', 'recon_weight')}
+    unit_weights = dict.fromkeys(('adv_weight', 'dis_weight', 'cycle_weight', 'identity_weight',
+                                  'cam_weight', 'recon_weight'), 1.0)
     config = resolve({'img_size': 128, 'device': 'cpu', **unit_weights}, checkpoint.config)
     stage = LabelTransferStage(config, torch.device('cpu'))
     checkpoints.load_networks(stage.networks, checkpoint)
     stage.networks.eval()
-    return content, stage
-
-
-@needs_vectors
-def test_outputs_and_losses_are_the_published_ones(vectors, monkeypatch):
-    content, stage = vectors
     for call, expected_outputs in content['outputs'].items():
         network, image = call.rstrip(')').split('(')
         with torch.no_grad():
@@ -69,10 +55,9 @@ def test_outputs_and_losses_are_the_published_ones(vectors, monkeypatch):
     for optimizer in stage.optimizers.values():
         monkeypatch.setattr(optimizer, 'step', lambda: None)
     ours = stage.step({'A': content['A'], 'B': content['B']}, 0).losses
-    assert ours['discriminator'].item() == pytest.approx(expected['D'], abs=1e-4)
     assert ours['adversarial'].item() == pytest.approx(
         expected['adv'] + expected.get('adv_composite', 0), abs=2e-4)
-    for name, theirs in (('cycle', 'cycle'), ('identity', 'identity'),
+    for name, theirs in (('discriminator', 'D'), ('cycle', 'cycle'), ('identity', 'identity'),
                          ('class_attention', 'cam'), ('recon', 'recon')):
         assert ours[name].item() == pytest.approx(expected[theirs], abs=1e-4), name
 
@@ -108,15 +93,14 @@ def test_rho_starts_as_published_and_is_clipped():
         for rho in rhos:
             rho.copy_(torch.linspace(-1, 2, rho.numel()).view_as(rho))
     clip_rho(network)
-    assert len(rhos) > 5
-    assert all(rho.min() == 0 and rho.max() == 1 for rho in rhos)
+    assert len(rhos) > 5 and all(rho.min() == 0 and rho.max() == 1 for rho in rhos)
 
 
 @both_generations
-@pytest.mark.parametrize('light, trained_at', [(True, 32), (False, (28, 40))])
-def test_any_multiple_of_4_large_enough(generation, light, trained_at):
-    networks = build_networks(small(generation, light=light, img_size=trained_at))
-    image = random_images(2, 28, 40)
+@pytest.mark.parametrize('light, trained_at, img_ch', [(True, 32, 3), (False, (28, 40), 1)])
+def test_any_multiple_of_4_large_enough(generation, light, trained_at, img_ch):
+    networks = build_networks(small(generation, light=light, img_size=trained_at, img_ch=img_ch))
+    image = random_images(2, 28, 40)[:, :img_ch]
     output = networks['genA2B'](image)
     assert output.fake.shape == output.recon.shape == image.shape
     assert output.mask.shape == (2, 1, 28, 40) and output.heatmap.shape == (2, 1, 7, 10)
@@ -140,30 +124,20 @@ def test_smallest_size_is_the_smallest_the_discriminator_takes(n_dis):
 
 
 @both_generations
-def test_images_of_one_channel(generation):
-    networks = build_networks(small(generation, img_ch=1), ['genB2A', 'disGA'])
-    output = networks['genB2A'](torch.zeros(1, 1, 32, 32))
-    assert output.fake.shape == (1, 1, 32, 32)
-    assert networks['disGA'](output.fake).logit.shape[1] == 1
-
-
-@both_generations
+@torch.no_grad()
 def test_mask_path_gives_the_same_and_runs_only_what_it_needs(generation):
     generator = build('genA2B', small(generation))
     image = random_images(2)
-    with torch.no_grad():
-        whole = generator(image)
+    whole = generator(image)
     ran = set()
     for name, part in generator.named_children():
-        part.register_forward_hook(lambda *_, name=name: ran.add(name))
-        for child in part.children():
-            child.register_forward_hook(lambda *_, name=name: ran.add(name))
-    with torch.no_grad():
-        short = generator.predict_mask(image)
+        for module in (part, *part.children()):
+            module.register_forward_hook(lambda *_, name=name: ran.add(name))
+    short = generator.predict_mask(image)
     assert torch.equal(short.mask, whole.mask) and torch.equal(short.heatmap, whole.heatmap)
-    shared = {'encoder', 'class_attention'}
-    assert ran == shared | ({'attention_residual', 'mask_decoder'} if generation == 'first'
-                            else {'split', 'mask_output'})
+    assert ran == {'encoder', 'class_attention'} | (
+        {'attention_residual', 'mask_decoder'} if generation == 'first'
+        else {'split', 'mask_output'})
 
 
 def test_the_mask_confines_the_change():
@@ -182,9 +156,9 @@ def test_conditioning_image_of_the_first_generation():
     image = random_images().requires_grad_()
     by_default, detached = generator(image), generator(image, image.detach())
     assert torch.equal(by_default.fake, detached.fake)
-    gradient, = torch.autograd.grad(by_default.mask.sum(), image)
-    expected, = torch.autograd.grad(detached.mask.sum(), image)
-    through_both, = torch.autograd.grad(generator(image, image).mask.sum(), image)
+    gradient, expected, through_both = (
+        torch.autograd.grad(output.mask.sum(), image)[0]
+        for output in (by_default, detached, generator(image, image)))
     assert torch.allclose(gradient, expected) and not torch.allclose(gradient, through_both)
     assert not torch.allclose(generator(image, -image.detach()).mask, by_default.mask)
 
@@ -197,24 +171,14 @@ def test_reconstruction_can_be_left_out(generation):
     whole, part = generator(image), generator(image, recon_of=1)
     assert torch.allclose(part.recon, whole.recon[:1], atol=1e-6)
     assert torch.equal(part.fake, whole.fake)
-    assert set(GENERATORS) == {'genA2B', 'genB2A'}
-
-
-def test_pooled_logits_are_between_mean_and_maximum():
-    logits = torch.tensor([[-1.0, 0, 2], [3, 3, 3]]).view(2, 1, 1, 3)
-    pooled = pool_logits(logits)
-    expected = (torch.exp(5 * logits[0]).mean().log() / 5).item()
-    assert pooled.tolist() == pytest.approx([expected, 3])
-    assert logits[0].mean() < pooled[0] < logits[0].max()
 
 
 @pytest.mark.parametrize('options', [{'stage': 0}, {'stage': 1}, {'stage': 1, 'light': False},
                                      {'stage': 1, 'generation': 'second'}, {'stage': 2},
                                      {'stage': 2, 'student_network': 'localizer'}], ids=str)
 def test_parameters_are_counted_without_building(options):
-    config = small(**options)
-    networks = build_networks(config)
-    assert tuple(networks) == NETWORKS_OF[config.method]
-    assert count_parameters(config) == {
+    networks = build_networks(small(**options))
+    assert tuple(networks) == NETWORKS_OF[small(**options).method]
+    assert count_parameters(small(**options)) == {
         name: sum(parameter.numel() for parameter in network.parameters())
         for name, network in networks.items()}

@@ -12,27 +12,25 @@ from PIL import Image
 
 import config
 import main
-from helpers import PROJECT, STAGE_1, TINY_FLAGS, Places, draw_images
+from helpers import PROJECT, Places, draw_images
 from reporting.options import options_table
 
-DOCUMENTS = sorted([*PROJECT.glob('*.md'), *(PROJECT / 'docs').glob('*.md'),
-                    PROJECT / 'dataset' / 'README.md', PROJECT / 'model' / 'README.md'])
-TEXTS = {str(path.relative_to(PROJECT)): path.read_text(encoding='utf-8') for path in DOCUMENTS}
-OUR_FOLDERS = ('benchmarks', 'inference', 'preparation', 'reporting', 'runtime', 'stages')
+DOCUMENTS = [*PROJECT.glob('*.md'), *PROJECT.glob('docs/*.md'), *PROJECT.glob('dataset/README.md'),
+             *PROJECT.glob('model/README.md')]
+TEXTS = {str(path.relative_to(PROJECT)): path.read_text('utf-8') for path in sorted(DOCUMENTS)}
+ARCHITECTURE = TEXTS['docs/architecture.md']
+MODULES = [path for folder in ('', 'inference', 'preparation', 'reporting', 'runtime', 'stages')
+           for path in (PROJECT / folder).glob('*.py') if path.name != '__init__.py']
 # of torchrun, tensorboard and argparse, and a placeholder
 FOREIGN_FLAGS = {'nproc_per_node', 'nnodes', 'rdzv_backend', 'rdzv_endpoint', 'signals-to-handle',
                  'logdir', 'help', 'name'}
 # pages that also name flags of the scripts in benchmarks/
 MEASUREMENTS = ('docs/results.md', 'docs/ablations.md', 'docs/performance.md', 'docs/robustness.md')
 BENCHMARK_FLAGS = {flag for path in (PROJECT / 'benchmarks').glob('*.py')
-                   for flag in re.findall(r"'--(\w+)'", path.read_text(encoding='utf-8'))}
-
-
-def commands() -> list[str]:
-    """What follows main.py in every command of the documents."""
-    lines = [line for text in TEXTS.values()
-             for line in re.findall(r'main\.py( --[^\n`&…|#]*)', text)]
-    return sorted({line.strip() for line in lines if '--help' not in line})
+                   for flag in re.findall(r"'--(\w+)'", path.read_text('utf-8'))}
+COMMANDS = sorted({line.strip() for text in TEXTS.values()  # what follows main.py
+                   for line in re.findall(r'main\.py( --[^\n`&…|#]*)', text)
+                   if '--help' not in line})
 
 
 def anchors(text: str) -> set[str]:
@@ -41,123 +39,89 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-def flags_in(text: str) -> set[str]:
-    """The flags that a document names."""
-    return set(re.findall(r'(?<![\w-])--([a-z][\w-]*)', text)) - FOREIGN_FLAGS
-
-
-def example(document: str, word: str) -> str:
-    """The Python example of a document that holds a word."""
+def run_example(document: str, word: str, folder: Path, more: str = '') -> str:
+    """What the Python example of a document that holds a word, and more, prints in a folder."""
     examples = re.findall(r'```python\n(.*?)```', TEXTS[document], re.S)
-    return next(code for code in examples if word in code)
-
-
-def run(code: str, folder: Path) -> str:
-    """What a piece of Python prints when it runs in a folder."""
+    code = next(code for code in examples if word in code) + more
     done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True,
                           env={'PYTHONPATH': str(PROJECT), 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_readme_is_short() -> None:
+def test_readme_is_short_and_its_test_command_installs_what_it_needs():
     assert len(TEXTS['README.md'].splitlines()) <= 150
+    section = TEXTS['README.md'].split('## Tests')[1].split('\n## ')[0]
+    line = next(line for line in section.splitlines() if 'pytest' in line)  # as .ci/run reads it
+    assert '-r requirements.txt' in line and 'ruff' in line
+    assert line.endswith('.venv/bin/python -m pytest -n 2 tests')
 
 
-def test_options_page_is_current() -> None:
+def test_options_page_is_current():
     """If this fails: python -m reporting.options > docs/options.md"""
     assert TEXTS['docs/options.md'] == options_table()
 
 
-@pytest.mark.parametrize('line', commands())
-def test_commands(line: str) -> None:
-    arguments = shlex.split(line.replace('<name>', 'some'))
-    config.resolve(vars(main.build_parser().parse_args(arguments)))
-
-
-def test_there_are_commands_of_every_phase() -> None:
-    phases = {line.split('--phase ')[1].split()[0] for line in commands() if '--phase ' in line}
+def test_commands():
+    for line in COMMANDS:
+        arguments = shlex.split(line.replace('<name>', 'some'))
+        config.resolve(vars(main.build_parser().parse_args(arguments)))
+    phases = {line.split('--phase ')[1].split()[0] for line in COMMANDS if '--phase ' in line}
     assert phases >= set(config.PHASES) - {'pseudo_mask'}
 
 
 @pytest.mark.parametrize('name', TEXTS)
-def test_flags_exist(name: str) -> None:
-    known = config.OPTIONS.keys() | (BENCHMARK_FLAGS if name in MEASUREMENTS else set())
-    assert not flags_in(TEXTS[name]) - known
-
-
-@pytest.mark.parametrize('name', TEXTS)
-def test_links(name: str) -> None:
-    for target, _, anchor in re.findall(r'\]\(([^)#\s]*)(#?)([^)\s]*)\)', TEXTS[name]):
-        if target.startswith(('http:', 'https:')):
-            continue
+def test_flags_and_links_exist(name):
+    known = config.OPTIONS.keys() | FOREIGN_FLAGS
+    known |= BENCHMARK_FLAGS if name in MEASUREMENTS else set()
+    assert not set(re.findall(r'(?<![\w-])--([a-z][\w-]*)', TEXTS[name])) - known
+    for target, anchor in re.findall(r'\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)', TEXTS[name]):
         path = (PROJECT / name).parent / target if target else PROJECT / name
         assert path.exists(), target
-        if anchor:
-            assert anchor in anchors(path.read_text(encoding='utf-8')), f'{target}#{anchor}'
+        assert not anchor or anchor in anchors(path.read_text('utf-8')), f'{target}#{anchor}'
 
 
-def test_architecture_names_what_exists() -> None:
-    """Files and, of the table "To change", names in code."""
-    text = TEXTS['docs/architecture.md']
-    names = re.findall(r'`((?:\w+/)*\w+\.(?:py|html|md)|\w+/)`', text)
-    in_folders = {path.name for folder in OUR_FOLDERS for path in (PROJECT / folder).iterdir()}
+def test_architecture_names_every_module_and_no_other_file():
+    assert not [path.name for path in MODULES if f'{path.name}`' not in ARCHITECTURE]
+    names = re.findall(r'`((?:\w+/)*\w+\.(?:py|html|md)|\w+/)`', ARCHITECTURE)
     assert len(names) > 50
-    for name in names:
-        assert (PROJECT / name).exists() or name in in_folders, name
+    assert not [name for name in names if not (PROJECT / name).exists()
+                and not list(PROJECT.glob(f'[!.]*/{name}'))]
 
 
-@pytest.mark.parametrize('row', re.findall(r'^\|(.*\.py.*)\|$',
-                                           TEXTS['docs/architecture.md'].split('## To change')[1],
-                                           re.M))
-def test_architecture_names_what_is_in_the_files(row: str) -> None:
-    """Every name in backticks is in one of the files of its row."""
-    spans = re.findall(r'`([^`]+)`', row)
-    files = [span for span in spans if re.search(r'\.(py|html)$', span)]
-    code = ''.join((PROJECT / file).read_text(encoding='utf-8') for file in files)
-    for span in set(spans) - set(files):
-        if not span.startswith(('--', 'python ')):
-            assert re.search(rf'\b{re.escape(span.split("=")[0])}\b', code), f'{span}: {files}'
-
-
-def test_architecture_names_every_module() -> None:
-    text = TEXTS['docs/architecture.md']
-    modules = [*PROJECT.glob('*.py'), *(path for folder in OUR_FOLDERS if folder != 'benchmarks'
-                                        for path in (PROJECT / folder).glob('*.py'))]
-    assert not [path.name for path in modules
-                if path.name != '__init__.py' and f'{path.name}`' not in text]
+def test_architecture_names_what_is_in_the_files():
+    """Of the table "To change": every name in backticks is in one of the files of its row."""
+    rows = re.findall(r'^\|(.*\.py.*)\|$', ARCHITECTURE.split('## To change')[1], re.M)
+    assert len(rows) > 10
+    for row in rows:
+        spans = re.findall(r'`([^`]+)`', row)
+        files = [span for span in spans if re.search(r'\.(py|html)$', span)]
+        code = ''.join((PROJECT / file).read_text('utf-8') for file in files)
+        for span in set(spans) - set(files):
+            assert span.startswith(('--', 'python ')) or re.search(
+                rf'\b{re.escape(span.split("=")[0])}\b', code), f'{span}: {files}'
 
 
 @pytest.fixture
-def trained(places: Places, tmp_path: Path) -> Places:
-    """A stage-1 network after one iteration, and a photo to segment."""
-    places.done(*TINY_FLAGS, *STAGE_1, '--iteration', 1, '--batch_size', 1)
+def trained(stage_1: Places, tmp_path: Path) -> Places:
+    """A stage-1 network and a photo to segment."""
     draw_images(tmp_path, ['photo.png'], size=(60, 40), bright_square=True)
-    return places
+    return stage_1
 
 
 @pytest.mark.slow
-def test_python_example(trained: Places, tmp_path: Path) -> None:
+def test_python_example(trained, tmp_path):
     checkpoint = tmp_path / 'results' / 'ISIC' / 'model2' / 'best.pt'
     checkpoint.parent.mkdir(parents=True)
     shutil.copy(trained.results / 'model1' / 'best.pt', checkpoint)
-    shapes = '''
-print([(array.shape, str(array.dtype)) for array in (segmentations[0], soft_masks[0])])'''
-    output = run(example('docs/prediction.md', 'Predictor') + shapes, tmp_path)
+    output = run_example('docs/prediction.md', 'Predictor', tmp_path, '''
+print([(array.shape, str(array.dtype)) for array in (segmentations[0], soft_masks[0])])''')
     assert output.splitlines()[-1] == "[((40, 60), 'bool'), ((40, 60), 'float32')]"
 
 
 @pytest.mark.slow
-def test_onnx_example(trained: Places, tmp_path: Path) -> None:
+def test_onnx_example(trained, tmp_path):
     trained.done('--phase', 'export', '--output', tmp_path / 'network.onnx')
-    run(example('docs/prediction.md', 'onnxruntime'), tmp_path)
+    run_example('docs/prediction.md', 'onnxruntime', tmp_path)
     mask = np.asarray(Image.open(tmp_path / 'mask.png'))
     assert mask.shape == (40, 60) and set(np.unique(mask)) <= {0, 255}
-
-
-def test_install_and_test_commands() -> None:
-    """The test command of the README, which .ci/run reads, installs what it needs."""
-    section = TEXTS['README.md'].split('## Tests')[1].split('\n## ')[0]
-    line = next(line for line in section.splitlines() if 'pytest' in line)
-    assert '-r requirements.txt' in line and 'ruff' in line
-    assert line.endswith('.venv/bin/python -m pytest -n 2 tests')

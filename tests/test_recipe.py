@@ -6,24 +6,17 @@ import pytest
 import torch
 
 import checkpoint as checkpoints
-from helpers import (
-    TINY_FLAGS,
-    Places,
-    assert_one_line_error,
-    names,
-    read_csv,
-    same,
-)
+from helpers import TINY_FLAGS, assert_one_line_error, names, read_csv, same
 
 RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 2]
 
 
-def test_all_stages_of_one_command(all_stages_run):
-    out, results = all_stages_run.printed, all_stages_run.results
+def test_all_stages_of_one_command_and_then_test_without_further_flags(all_stages,
+                                                                       all_stages_run):
+    out, results = all_stages_run.printed, all_stages.results
     order = [out.index(f'--- stage {stage}') for stage in (0, 1, 2)]
     assert order == sorted(order) and '--- stage 2: what val chooses' in out
-    methods = {0: 'localizer', 1: 'genA2B', 2: 'ema'}
-    for stage, name in methods.items():
+    for stage, name in enumerate(('localizer', 'genA2B', 'ema')):
         best = checkpoints.read(results / f'model{stage}' / 'best.pt')
         assert best.config['stage'] == stage and name in best.networks
     # the localizer that taught stage 1 is kept with it; its maps are files
@@ -35,23 +28,19 @@ def test_all_stages_of_one_command(all_stages_run):
     for row in read_csv(results / 'log1' / 'losses.csv'):
         assert float(row['localization']) > 0 and float(row['normal_mask']) > 0
 
-
-def test_then_test_without_further_flags(all_stages):
-    results = all_stages.results
-    chosen = json.loads((results / 'model2' / 'val.json').read_text())['best']
+    rule = json.loads((results / 'model2' / 'val.json').read_text())['best']['rule']
     out = all_stages.done('--phase', 'test')
-    assert 'model2/best.pt' in out and f'post-processing: {chosen["rule"]}' in out
+    assert 'model2/best.pt' in out and f'post-processing: {rule}' in out
     assert (results / 'test2' / 'best' / 'segmentation' / 't0.png').is_file()
     all_stages.done('--phase', 'test', '--stage', 1)  # needs no localizer
     all_stages.done('--phase', 'test', '--stage', 0)
-    assert len(list((results / 'test0' / 'best' / 'mask').glob('*.png'))) == 3
+    assert names(results / 'test0' / 'best' / 'mask') == ['t0.png', 't1.png', 't2.png']
 
 
 def test_stage_1_anew_keeps_the_localizer_and_then_is_what_a_test_takes(all_stages, small_stages):
     localizer = all_stages.results / 'model0' / 'best.pt'
     before = localizer.stat().st_mtime_ns
-    out = all_stages.done(*RUN, '--stage', 1)
-    assert 'already is at iteration 2' in out
+    assert 'already is at iteration 2' in all_stages.done(*RUN, '--stage', 1)
     assert localizer.stat().st_mtime_ns == before
     assert 'model1/best.pt' in all_stages.done('--phase', 'test', '--save_visuals', 'False')
 
@@ -68,42 +57,40 @@ def test_stage_1_resumes_with_the_localizer_it_began_with(all_stages):
 
 def test_a_student_may_start_from_the_localizer(all_stages, small_stages):
     """As the profile of dermoscopy has it; without a localizer it is a U-Net."""
-    places, train = all_stages, ['--phase', 'train', '--stage', 2]
-    places.done(*train, '--profile', 'dermoscopy')
-    config = checkpoints.read(places.results / 'model2' / 'best.pt').config
+    train = ['--phase', 'train', '--stage', 2]
+    all_stages.done(*train, '--profile', 'dermoscopy')
+    config = checkpoints.read(all_stages.results / 'model2' / 'best.pt').config
     assert (config['student_network'], config['profile'], config['grabcut']) == (
         'localizer', 'dermoscopy', True)
-    places.done('--phase', 'test', '--stage', 2)
-    places.done(*train, '--resume', 'True', '--iteration', 3)
-    assert_one_line_error(places.run(*train, '--student_network', 'localizer', '--ch', 8,
-                                     '--teacher', places.results / 'model0' / 'best.pt'),
+    all_stages.done('--phase', 'test', '--stage', 2)
+    all_stages.done(*train, '--resume', 'True', '--iteration', 3)
+    assert_one_line_error(all_stages.run(*train, '--student_network', 'localizer', '--ch', 8,
+                                         '--teacher', all_stages.results / 'model0' / 'best.pt'),
                           'shape', '--ch')
 
 
-def test_without_a_localizer_a_student_is_a_unet(stage_1, small_stages):
-    train = ['--phase', 'train', '--stage', 2]
-    stage_1.done(*train, '--profile', 'dermoscopy')
-    best = checkpoints.read(stage_1.results / 'model2' / 'best.pt')
-    assert best.config['student_network'] == 'unet' and best.config['lr'] == 1e-3
-    assert_one_line_error(stage_1.run(*train, '--student_network', 'localizer'),
-                          '--student_network', '--teacher')
-
-
-def test_the_published_recipe_has_no_localizer(stage_1):
+def test_the_published_recipe_has_no_localizer(stage_1, small_stages):
     assert not (stage_1.results / 'model0').exists()
     for row in read_csv(stage_1.results / 'log1' / 'losses.csv'):
         assert float(row['localization']) == float(row['normal_mask']) == 0
     assert 'post-processing: otsu' in stage_1.done('--phase', 'test', '--save_visuals', 'False')
+    # so that a student after it is a U-Net
+    train = ['--phase', 'train', '--stage', 2]
+    stage_1.done(*train, '--profile', 'dermoscopy')
+    config = checkpoints.read(stage_1.results / 'model2' / 'best.pt').config
+    assert config['student_network'] == 'unet' and config['lr'] == 1e-3
+    assert_one_line_error(stage_1.run(*train, '--student_network', 'localizer'),
+                          '--student_network', '--teacher')
 
 
 def test_teachers_of_the_wrong_stage(stage_1):
     best = stage_1.results / 'model1' / 'best.pt'
-    assert_one_line_error(stage_1.run(*RUN, '--stage', 1, '--teacher', best), best, 'stage 0')
+    assert_one_line_error(stage_1.run(*RUN, '--stage', 1, '--teacher', best), best,
+                          'of stage 1; the teacher has to be', 'of stage 0')
     assert_one_line_error(stage_1.run(*RUN, '--teacher', best), '--teacher', '--stage')
 
 
-def test_without_val_labels_the_best_is_chosen_by_the_label_free_score(places: Places,
-                                                                       small_stages):
+def test_without_val_labels_the_best_is_chosen_by_the_label_free_score(places, small_stages):
     shutil.rmtree(places.data / 'val')
     out = places.done(*RUN, '--save_freq', 1, '--keep_checkpoints', 9)
     assert out.count('label-free score') == 4  # two checkpoints of stages 1 and 2 each

@@ -6,38 +6,31 @@ import pytest
 
 import workflow
 from config import preset, resolve
-from helpers import Places, assert_one_line_error
-from workflow import plan
+from helpers import assert_one_line_error
 
 
-def phases_and_stages(**flags: Any) -> list[tuple[str, int]]:
-    return [(run.flags.get('phase', 'train'), run.flags['stage']) for run in plan(flags)]
+def runs(**flags: Any) -> list[tuple[str, int]]:
+    """Phase and stage of the runs that these flags stand for."""
+    return [(run.flags.get('phase', 'train'), run.flags['stage']) for run in workflow.plan(flags)]
 
 
 def test_which_runs_a_command_stands_for():
     train = [('train', 0), ('train', 1), ('train', 2), ('val', 2)]
-    assert phases_and_stages() == phases_and_stages(phase='train') == train
-    assert phases_and_stages(profile='dermoscopy', dataset='none') == train
-    assert phases_and_stages(stage=1) == train[:2]
-    assert phases_and_stages(stage=1, localization_weight=0.0) == [('train', 1)]
-    assert phases_and_stages(stage=1, teacher='x.pt') == [('train', 1)]
-    assert phases_and_stages(stage=0) == [('train', 0)]
-    assert phases_and_stages(stage=2) == [('train', 2)]
-    assert phases_and_stages(recipe='published') == [('train', 1), ('train', 2), ('val', 2)]
-    assert phases_and_stages(recipe='published', generation='second') == [('train', 1),
-                                                                          ('val', 1)]
+    assert runs() == runs(phase='train') == runs(profile='dermoscopy', dataset='none') == train
+    assert runs(stage=1) == train[:2]
+    assert runs(stage=1, localization_weight=0.0) == [('train', 1)]
+    assert runs(stage=1, teacher='x.pt') == [('train', 1)]
+    assert runs(stage=0) == [('train', 0)] and runs(stage=2) == [('train', 2)]
+    assert runs(recipe='published') == [('train', 1), ('train', 2), ('val', 2)]
+    assert runs(recipe='published', generation='second') == [('train', 1), ('val', 1)]
     for phase in ('val', 'test', 'predict', 'export'):
-        assert phases_and_stages(phase=phase, dataset='none', result_dir='nowhere') == [(phase, 1)]
-
-
-def test_only_the_val_after_all_stages_is_final():
-    assert [run.is_final_val for run in plan({})] == [False, False, False, True]
-    assert [run.is_final_val for run in plan({'phase': 'val', 'stage': 1})] == [False]
+        assert runs(phase=phase, dataset='none', result_dir='nowhere') == [(phase, 1)]
 
 
 def test_flags_of_one_stage_stay_with_it():
-    flags = {'ch': 62, 'iteration': 9, 'seed': 5, 'save_freq': 3}
-    zero, one, two, val = (run.flags for run in plan(flags))
+    plan = workflow.plan({'ch': 62, 'iteration': 9, 'seed': 5, 'save_freq': 3})
+    assert [run.is_final_val for run in plan] == [False, False, False, True]
+    zero, one, two, val = (run.flags for run in plan)
     assert (zero['seed'], zero['save_freq']) == (5, 3) and not {'ch', 'iteration'} & zero.keys()
     assert (one['ch'], one['iteration'], one['seed']) == (62, 9, 5)
     assert two['seed'] == 5 and not {'ch', 'iteration'} & two.keys()
@@ -46,13 +39,11 @@ def test_flags_of_one_stage_stay_with_it():
 
 
 @pytest.mark.parametrize('version, is_refused', [
-    ('2.9.1', True), ('1.13.0+cu117', True), ('2.10.0', False), ('2.14.0+cpu', False),
-    ('3.0.0', False)])
-def test_a_torch_with_known_holes_is_refused(version, is_refused, places: Places, monkeypatch):
+    ('2.9.1', True), ('1.13.0+cu117', True), ('2.10.0', False), ('3.0.0+cpu', False)])
+def test_a_torch_with_known_holes_is_refused(version, is_refused, places, monkeypatch):
     monkeypatch.setattr(metadata, 'version', lambda package: version)
     if not is_refused:
         return workflow.check_torch()
     for phase in ('train', 'predict'):
-        result = places.run('--phase', phase)
-        assert_one_line_error(result, f'torch {version}', 'torch>=2.10')
+        assert_one_line_error(places.run('--phase', phase), f'torch {version}', 'torch>=2.10')
     assert not places.results.exists()

@@ -8,6 +8,13 @@ from inference.metrics import jaccard
 from inference.postprocess import segment, to_bytes
 from inference.refinement import clean, grabcut, refine, smooth_and_dilate, snap_to_color_edges
 
+SIZE, CENTER = (128, 128), (64, 64)
+
+
+def noisy(image: np.ndarray, deviation: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, deviation, image.shape)
+    return (image + noise).clip(0, 255).astype(np.uint8)
+
 
 def test_cleaning():
     shape = (100, 100)
@@ -22,37 +29,31 @@ def test_cleaning():
     for keep_components in ('central', 'large', 'all'):
         assert not clean(np.zeros(shape, bool), keep_components).any()
         assert clean(np.ones(shape, bool), keep_components).all()
-
-
-def test_a_central_speck_does_not_win_over_the_lesion():
+    # a speck at the center does not win over the lesion
     lesion, speck = disc((100, 100), (42, 42), 22), disc((100, 100), (66, 66), 3)
     assert jaccard(clean(lesion | speck, 'central'), lesion) > 0.98
 
 
 def test_an_outline_moves_to_where_colors_change():
-    lesion = disc((128, 128), (60, 70), 20)
-    rng = np.random.default_rng(0)
-    image = np.where(lesion[..., None], (150, 90, 70), (210, 170, 150))
-    image = (image + rng.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
-    for segmentation in (disc((128, 128), (60, 70), 23), disc((128, 128), (60, 70), 15),
-                         disc((128, 128), (62, 72), 20)):
-        before = jaccard(segmentation, lesion)
-        after = jaccard(snap_to_color_edges(segmentation, image), lesion)
-        assert after > 0.93 > before
+    lesion = disc(SIZE, (60, 70), 20)
+    image = noisy(np.where(lesion[..., None], (150, 90, 70), (210, 170, 150)), 6)
+    for center, radius in (((60, 70), 23), ((60, 70), 15), ((62, 72), 20)):
+        segmentation = disc(SIZE, center, radius)
+        snapped = snap_to_color_edges(segmentation, image)
+        assert jaccard(snapped, lesion) > 0.93 > jaccard(segmentation, lesion)
 
 
 def test_the_edge_bias_decides_whether_a_pale_rim_is_lesion():
-    inner, outer = disc((128, 128), (64, 64), 18), disc((128, 128), (64, 64), 24)
-    segmentation = disc((128, 128), (64, 64), 20)
+    inner, outer = disc(SIZE, CENTER, 18), disc(SIZE, CENTER, 24)
+    segmentation = disc(SIZE, CENTER, 20)
     # a rim whose gray is halfway between
     gray = np.where(inner, 60, np.where(outer, 120, 180)).astype(np.uint8)
     image = gray[..., None].repeat(3, 2)
     narrow, wide = (snap_to_color_edges(segmentation, image, edge_bias) for edge_bias in (1, 2))
     assert jaccard(narrow, inner) > 0.9 and jaccard(wide, outer) > 0.9
     assert (snap_to_color_edges(segmentation, gray, 2) == wide).all()  # gray images as well
-    by_rule = segment(to_bytes(segmentation * 0.8), 'refine', image,
-                      refinement=RefinementConfig(edge_bias=2))
-    assert (by_rule == wide).all()
+    soft = to_bytes(segmentation * 0.8)
+    assert (segment(soft, 'refine', image, 1, RefinementConfig(edge_bias=2)) == wide).all()
 
 
 def test_snapping_keeps_within_reach_and_keeps_the_core():
@@ -71,12 +72,10 @@ def test_snapping_keeps_within_reach_and_keeps_the_core():
 
 
 def test_grabcut_takes_all_shades_of_a_lesion():
-    lesion, dark = disc((128, 128), (64, 64), 26), disc((128, 128), (64, 56), 12)
-    rng = np.random.default_rng(0)
-    image = np.where(dark[..., None], (90, 50, 40),
-                     np.where(lesion[..., None], (170, 110, 90), (210, 180, 170)))
-    image = (image + rng.normal(0, 5, image.shape)).clip(0, 255).astype(np.uint8)
-    segmentation = disc((128, 128), (64, 58), 17)  # the dark part and a little of the pale one
+    lesion, dark = disc(SIZE, CENTER, 26), disc(SIZE, (64, 56), 12)
+    pale = np.where(lesion[..., None], (170, 110, 90), (210, 180, 170))
+    image = noisy(np.where(dark[..., None], (90, 50, 40), pale), 5)
+    segmentation = disc(SIZE, (64, 58), 17)  # the dark part and a little of the pale one
     cut = grabcut(segmentation, image)
     assert jaccard(segmentation, lesion) < 0.5 < 0.9 < jaccard(cut, lesion)
     assert (cut == grabcut(segmentation, image)).all()  # though it begins with a random clustering
@@ -112,13 +111,12 @@ def test_a_drawn_outline_passes_over_bays_and_keeps_a_margin():
 
 
 def test_refining_follows_the_refinement_config():
-    lesion = disc((128, 128), (64, 64), 20)
+    lesion = disc(SIZE, CENTER, 20)
     image = np.where(lesion[..., None], 60, 180).astype(np.uint8).repeat(3, 2)
-    segmentation = disc((128, 128), (64, 64), 17)
+    segmentation = disc(SIZE, CENTER, 17)
     generous = RefinementConfig(grabcut=True, outline_margin=2)
     plain = refine(segmentation, image, RefinementConfig())
     drawn = refine(segmentation, image, generous)
     assert jaccard(plain, lesion) > 0.95
     assert drawn[lesion].all() and 0 < (drawn & ~lesion).sum() < 2.5 * 2 * np.pi * 20
-    by_rule = segment(to_bytes(segmentation * 0.8), 'refine', image, refinement=generous)
-    assert (by_rule == drawn).all()
+    assert (segment(to_bytes(segmentation * 0.8), 'refine', image, 1, generous) == drawn).all()

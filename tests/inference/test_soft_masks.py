@@ -1,11 +1,8 @@
-"""Test-time augmentation, and how the network of an earlier stage runs."""
-from pathlib import Path
-
+"""Test-time augmentation."""
 import torch
 from torch import Tensor
 
-from checkpoint import Checkpoint
-from inference.soft_masks import average_over_flips, config_of_network
+from inference.soft_masks import average_over_flips
 from networks import MaskPrediction
 
 
@@ -35,13 +32,3 @@ def test_flips_are_averaged_in_the_image_s_own_orientation():
         assert torch.allclose(mirrored[..., 0, :], 2 * expected[..., 0, :])
         assert not mirrored[..., 1:, :].any()
         assert torch.equal(average_over_flips(network, inputs, mask, 'none'), mask)
-
-
-def test_a_network_of_an_earlier_stage_keeps_its_shapes(tiny_config):
-    """Data and test-time augmentation are this run's; a localizer averages over views itself."""
-    run = tiny_config(stage=2, recipe='ours', tta='flips', ch=8)
-    for stage, tta in ((1, 'flips'), (0, 'none')):
-        saved = {**tiny_config(stage=stage, ch=4, tta='mirror').saved_values()}
-        config = config_of_network(Checkpoint(Path('best.pt'), {}, saved), run)
-        assert (config.stage, config.tta, config.ch, config.size) == (stage, tta, 4, (32, 32))
-        assert (config.dataset, config.data_root) == (run.dataset, run.data_root)

@@ -86,14 +86,6 @@ def test_unusable_files(tmp_path):
     assert nifti.read(tmp_path / 'fine.nii').values.shape == (4, 5, 6)
 
 
-def test_names(tmp_path):
+def test_names():
     assert nifti.stem(Path('a.b_flair.nii.gz')) == 'a.b_flair' and nifti.stem(Path('x.NII')) == 'x'
     assert nifti.is_volume(Path('x.NII.GZ')) and not nifti.is_volume(Path('x.gz'))
-    assert nifti.case_and_kind(Path('BraTS20_1_t1ce.nii')) == ('BraTS20_1', 't1ce')
-    assert nifti.case_and_kind(Path('BraTS-GLI-1-000-t2w.nii.gz')) == ('BraTS-GLI-1-000', 't2')
-    assert nifti.case_and_kind(Path('W39_Segm.nii')) == ('W39', 'seg')
-    assert nifti.case_and_kind(Path('head.nii')) is None
-    (tmp_path / 'sub' / '.hidden').mkdir(parents=True)
-    for name in ('sub/b.nii', 'a.NII.GZ', 'sub/.hidden/c.nii', '.d.nii', 'e.png'):
-        (tmp_path / name).touch()
-    assert nifti.find_volumes(tmp_path) == [tmp_path / 'a.NII.GZ', tmp_path / 'sub' / 'b.nii']

@@ -1,5 +1,6 @@
 """--phase prepare in all formats: seed, overwriting, interruption, bad input."""
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -11,7 +12,7 @@ from prepared import snapshot
 
 def test_the_seed_decides(program, folders, tree):
     def prepare(*flags):
-        assert program.run(*flags, '--overwrite', True).returncode == 0
+        program.done(*flags, '--overwrite', True)
         return snapshot(program.data)
     for flags in (('--source', *folders, '--source_format', 'folders'),
                   ('--source', tree, '--source_format', 'brats', '--z_range', 'all',
@@ -30,7 +31,7 @@ def test_nothing_is_overwritten_without_the_flag(program, folders):
     assert_one_line_error(program.run(*flags, '--seed', 1), 'Made', '--overwrite True')
     assert snapshot(data) == before
 
-    def assert_refused(*parts):
+    def assert_refused(*parts: str) -> None:
         assert_one_line_error(program.run(*flags, '--overwrite', True), *parts)
     description = (data / 'prepare.json').read_text()
     (data / 'prepare.json').unlink()  # a folder that the user made
@@ -52,17 +53,12 @@ def test_interrupted(program, folders, monkeypatch):
     data = program.data
     program.done(*flags)
     before = snapshot(data)
-    calls, read_pair = [], writer.read_pair
-
-    def interrupted_read(*arguments):
-        calls.append(arguments)
-        if len(calls) > 3:
-            raise KeyboardInterrupt
-        return read_pair(*arguments)
+    pair = writer.read_pair(folders[0] / 'p0.png', None)
+    interrupted_read = mock.Mock(side_effect=[pair] * 3 + [KeyboardInterrupt])
     monkeypatch.setattr(writer, 'cpu_count', lambda: 0)
     monkeypatch.setattr(writer, 'read_pair', interrupted_read)
     assert program.run(*flags, '--overwrite', True).returncode == 130
-    assert len(calls) == 4
+    assert interrupted_read.call_count == 4
     monkeypatch.undo()
     rename = Path.rename
 
@@ -81,47 +77,38 @@ def test_interrupted(program, folders, monkeypatch):
     assert snapshot(data) == before
 
 
-FOLDERS = ['--source', 'ill', 'well', '--source_format', 'folders']
-BRATS = ['--source', 'tree', '--source_format', 'brats']
+ISIC, BRATS, FOLDERS = (f'--source_format {name} --source '
+                        for name in ('isic', 'brats', 'folders'))
+TWO = FOLDERS + 'ill well '
 
 
 @pytest.mark.parametrize('flags, parts', (
-    (['--source', 'gone', '--source_format', 'isic'], ['--source gone', 'no such folder']),
-    (['--source', '.', '--source_format', 'dicom'], ['--source_format']),
-    (['--source', '.'], ['--source_format', 'brats, isic, folders']),
-    (['--source_format', 'isic'], ['--source', 'downloaded']),
-    (['--source', 'empty', '--source_format', 'isic'], ['ISIC_<number>', 'folders']),
-    (['--source', 'empty', '--source_format', 'brats'], ['_flair.nii.gz or _t2f.nii.gz']),
-    (['--source', 'ill', '--source_format', 'folders'], ['trainA', 'give two']),
-    (['--source', 'ill', 'empty', '--source_format', 'folders'], ['empty', 'holds no images']),
-    (['--source', 'ill', 'well', 'labels', 'empty', '--source_format', 'folders'], ['4 folders']),
-    (['--source', 'ill', 'ill', '--source_format', 'folders'], ['--source ill', 'given twice']),
-    (['--source', 'ill', 'well', 'empty', '--source_format', 'folders'],
-     ['empty', 'holds no images']),
-    (['--source', 'ill/p0.png', 'well', '--source_format', 'folders'],
-     ['p0.png', 'give the folder']),
-    (['--source', 'images.zip', '--source_format', 'isic'], ['images.zip', 'unpack it']),
-    (['--source', 'tree', 'empty', '--source_format', 'brats'], ['empty', 'holds no volumes']),
-    ([*BRATS, '--z_range', '12-3'], ['--z_range 12-3', '90-120']),
-    ([*BRATS, '--z_range', '90-120'],
-     ['--z_range 90-120', 'largest has 0 px', 'another range']),
-    ([*BRATS, '--modality', 't2'], ['_t2.nii.gz', 'there are flair, seg', '--modality']),
-    ([*FOLDERS, '--split', '1', '2'], ['--split 1 2']),
-    ([*FOLDERS, '--split', 'a', 'b', 'c'], ['--split a b c']),
-    ([*FOLDERS, '--split', '2', '.5', '1'], ['--split 2 .5 1']),
-    ([*FOLDERS, '--split', '-1', '1', '1'], ['--split -1 1 1']),
-    ([*FOLDERS, '--split', '0', '0', '0'], ['--split 0 0 0']),
-    ([*FOLDERS, '--split', '90', '0', '1'], ['only 7 for train, 0 for val, 1 for test']),
-    ([*FOLDERS, '--dataset', 'phantom'], ['built in']),
-    ([*FOLDERS, '--dataset', 'a/b'], ['--data_root']),
-    ([*FOLDERS, '--dataset', '.hidden'], ['.hidden', '--data_root']),
-    ([*FOLDERS, '--data_root', 'ill'], ['in one another']),
+    (ISIC + 'gone', ['--source gone', 'no such folder']),
+    ('--source . --source_format dicom', ['--source_format']),
+    ('--source .', ['--source_format', 'brats, isic, folders']),
+    ('--source_format isic', ['--source', 'downloaded']),
+    (ISIC + 'empty', ['ISIC_<number>', 'folders']),
+    (BRATS + 'empty', ['_flair.nii.gz or _t2f.nii.gz']),
+    (FOLDERS + 'ill', ['trainA', 'give two']),
+    (FOLDERS + 'ill empty', ['empty', 'holds no images']),
+    (FOLDERS + 'ill well labels empty', ['4 folders']),
+    (FOLDERS + 'ill ill', ['--source ill', 'given twice']),
+    (FOLDERS + 'ill well empty', ['empty', 'holds no images']),
+    (FOLDERS + 'ill/p0.png well', ['p0.png', 'give the folder']),
+    (BRATS + 'tree empty', ['empty', 'holds no volumes']),
+    (BRATS + 'tree --z_range 12-3', ['--z_range 12-3', '90-120']),
+    (BRATS + 'tree --z_range 90-120', ['--z_range 90-120', 'largest has 0 px', 'another range']),
+    (BRATS + 'tree --modality t2', ['_t2.nii.gz', 'there are flair, seg', '--modality']),
+    *((f'{TWO} {split}', [split]) for split in ('--split 1 2', '--split a b c', '--split 2 .5 1',
+                                                '--split -1 1 1', '--split 0 0 0')),
+    (TWO + '--split 90 0 1', ['only 7 for train, 0 for val, 1 for test']),
+    (TWO + '--dataset phantom', ['built in']),
+    (TWO + '--dataset a/b', ['--data_root']),
+    (TWO + '--data_root ill', ['in one another']),
 ))
 def test_bad_input(program, folders, tmp_path, monkeypatch, flags, parts):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
-    (tmp_path / 'images.zip').touch()
     store_case(tmp_path / 'tree', 'a')
-    result = program.run(*flags)
-    assert_one_line_error(result, *parts)
+    assert_one_line_error(program.run(*flags.split()), *parts)
     assert not program.data.exists() and not any(tmp_path.rglob('.*.part'))

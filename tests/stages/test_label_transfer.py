@@ -1,10 +1,9 @@
 """The step of label transfer against the published one, and the teacher's part in it."""
-import dataclasses
-
 import pytest
 import torch
 
 import published
+from helpers import training_batch
 from inference import refinement
 from stages.label_transfer import LabelTransferStage
 
@@ -53,57 +52,28 @@ def test_the_step_has_the_published_losses_and_gradients(generation, tiny_config
         assert torch.allclose(gradient, expected[name], rtol=1e-6, atol=1e-9), name
 
 
-def a_batch(count: int = 2) -> dict[str, torch.Tensor]:
-    rng = torch.Generator().manual_seed(0)
-    batch = {domain: torch.rand(count, 3, 32, 32, generator=rng) * 2 - 1 for domain in 'AB'}
-    mask = torch.full((count, 1, 32, 32), -1.0)
-    mask[:, :, 8:20, 10:24] = 0.8
-    return batch | {'mask': mask}
-
-
-def test_the_localization_map_teaches_the_mask_in_our_recipe_alone(tiny_config):
-    batch = a_batch()
-    stage = LabelTransferStage(tiny_config(batch_size=2), CPU)
-    values = stage.step(batch, 0).losses
-    assert values['localization'] > 0 and values['normal_mask'] > 0
-    without = LabelTransferStage(tiny_config(batch_size=2, recipe='published'), CPU)
-    values = without.step({name: batch[name] for name in 'AB'}, 0).losses
-    assert values['localization'] == values['normal_mask'] == 0
-    # weighted terms add up to the generators' loss
-    terms = [value for name, value in values.items() if name not in ('discriminator', 'generator')]
-    assert torch.allclose(sum(terms), values['generator'])
-
-
-def test_what_teaches_the_mask_is_not_refined(tiny_config, monkeypatch):
-    config = tiny_config(batch_size=2)
-    monkeypatch.setattr(refinement, 'refine', None)  # to call it would fail
-    result = LabelTransferStage(config, CPU).step(a_batch(), 0)
-    assert config.refine and result.losses['localization'] > 0
-
-
-def test_published_stage_2_sees_the_stage_1_mask_as_second_image(tiny_config):
-    stage = LabelTransferStage(tiny_config(stage=2, recipe='published'), CPU)
-    batch = a_batch(1)
-    outputs = []
-    for mask in (batch['mask'], -batch['mask']):
-        torch.manual_seed(0)
-        fresh = LabelTransferStage(stage.config, CPU)
-        fresh.networks.load_state_dict(stage.networks.state_dict())
-        outputs.append(fresh.step(batch | {'mask': mask}, 0).losses)
-    assert outputs[0]['cycle'] != outputs[1]['cycle']
-    assert outputs[0]['localization'] == 0  # there it is seen, and teaches nothing
-
-
-def test_augmented_images_are_kept_larger_and_cropped(tiny_config):
-    plain = tiny_config(augment=False)
-    augmented = dataclasses.replace(plain, augment=True)
-    assert LabelTransferStage.sample_size(plain) == (32, 32)
-    assert LabelTransferStage.sample_size(augmented) == (82, 82)
-
-
-def test_every_rho_stays_between_0_and_1(tiny_config):
+def test_the_localization_map_teaches_the_mask_in_our_recipe_alone(tiny_config, monkeypatch):
+    monkeypatch.setattr(refinement, 'refine', None)  # what teaches is not refined
     stage = LabelTransferStage(tiny_config(batch_size=2, lr=5.0), CPU)
-    stage.step(a_batch(), 0)
+    batch = training_batch()
+    losses = stage.step(batch, 0).losses
+    assert losses['localization'] > 0 and losses['normal_mask'] > 0
     rhos = [parameter for name, parameter in stage.networks.named_parameters()
             if name.endswith('rho')]
-    assert rhos and all(0 <= rho.min() and rho.max() <= 1 for rho in rhos)
+    assert rhos and all(0 <= rho.min() and rho.max() <= 1 for rho in rhos)  # steps clip them
+
+
+def test_published_stages_see_the_mask_as_second_image_or_not_at_all(tiny_config):
+    cycle, batch = [], training_batch()
+    for stage_number, mask in ((1, batch['mask']), (2, batch['mask']), (2, -batch['mask'])):
+        torch.manual_seed(0)
+        stage = LabelTransferStage(
+            tiny_config(stage=stage_number, recipe='published', batch_size=2), CPU)
+        losses = stage.step(batch | {'mask': mask}, 0).losses
+        assert losses['localization'] == losses['normal_mask'] == 0
+        # weighted terms add up to the generators' loss
+        assert torch.allclose(sum(losses[name] for name in losses
+                                  if name not in ('discriminator', 'generator')),
+                              losses['generator'])
+        cycle.append(losses['cycle'].item())
+    assert len(set(cycle)) == 3

@@ -8,16 +8,18 @@ from torch import Tensor
 
 from config import Config, resolve
 from helpers import TINY
-from networks import Localizer, build_networks
+from networks import Localizer
 from stages.localizer import LocalizerStage
 
-TINY_LOCALIZER = Config(stage=0, **TINY)
+
+@pytest.fixture
+def network() -> Localizer:
+    torch.manual_seed(0)
+    return Localizer(Config(stage=0, **TINY)).eval()
 
 
 @pytest.mark.parametrize('size', [(32, 32), (40, 24)])
-def test_its_maps_reach_from_the_normal_logit_to_their_maximum(size):
-    torch.manual_seed(0)
-    network = Localizer(TINY_LOCALIZER).eval()
+def test_its_maps_reach_from_the_normal_logit_to_their_maximum(size, network):
     image = torch.rand(3, 3, *size) * 2 - 1
     network.normal_logit.fill_(-100)
     output = network.predict_mask(image)
@@ -28,9 +30,7 @@ def test_its_maps_reach_from_the_normal_logit_to_their_maximum(size):
     assert network.predict_mask(image).mask.max() == 0
 
 
-def test_without_an_upright_side_rotated_images_have_rotated_maps():
-    torch.manual_seed(0)
-    network = Localizer(TINY_LOCALIZER).eval()
+def test_without_an_upright_side_rotated_images_have_rotated_maps(network):
     image = torch.rand(2, 3, 32, 32) * 2 - 1
     network.normal_logit.copy_(network(image).min().detach())
     for change in (lambda x: x.flip(3), lambda x: x.rot90(1, (2, 3))):
@@ -39,17 +39,13 @@ def test_without_an_upright_side_rotated_images_have_rotated_maps():
             moves_along = torch.allclose(network.predict_mask(change(image)).mask,
                                          change(network.predict_mask(image).mask), atol=1e-4)
             assert moves_along == (any_orientation or change(image).equal(image.flip(3)))
-
-
-@pytest.mark.parametrize('tta', ['none', 'mirror', 'flips'])
-def test_the_option_tta_says_whether_images_have_an_upright_side(tta):
-    stage = LocalizerStage(resolve({**TINY, 'stage': 0, 'tta': tta}), torch.device('cpu'))
-    assert bool(stage.mask_network.any_orientation) == (tta == 'flips')
+    for tta in ('none', 'mirror', 'flips'):
+        stage = LocalizerStage(resolve({**TINY, 'stage': 0, 'tta': tta}), torch.device('cpu'))
+        assert bool(stage.mask_network.any_orientation) == (tta == 'flips')
 
 
 def noise_with_squares(count: int, seed: int, diseased: bool = True) -> tuple[Tensor, np.ndarray]:
-    """Noise images on a random gray; diseased ones hold a bright square. And the squares as masks.
-    """
+    """Noise images on a random gray; diseased ones hold a bright square. And their masks."""
     rng = np.random.default_rng(seed)
     images = rng.uniform(-0.6, 0, (count, 1, 1, 1)) + rng.normal(0, 0.1, (count, 3, 32, 32))
     masks = np.zeros((count, 32, 32), bool)
@@ -62,10 +58,11 @@ def noise_with_squares(count: int, seed: int, diseased: bool = True) -> tuple[Te
 
 
 def test_it_localizes_what_only_disease_images_have():
-    config = resolve({'dataset': 'any', 'stage': 0, 'ch': 8, 'img_size': 32, 'iteration': 80,
-                      'batch_size': 8, 'device': 'cpu'})
+    config = resolve({'dataset': 'any', 'stage': 0, 'tta': 'flips', 'ch': 8, 'img_size': 32,
+                      'iteration': 80, 'batch_size': 8, 'device': 'cpu'})
     torch.manual_seed(0)
     stage = LocalizerStage(config, torch.device('cpu'))
+    assert stage.mask_network.any_orientation  # as the option tta says
     for iteration in range(80):
         for group in stage.optimizers['localizer'].param_groups:
             group['lr'] = config.lr * stage.schedule(iteration / 80)
@@ -91,7 +88,3 @@ def test_the_schedule_rises_and_falls_to_nothing():
     assert rates[100] == pytest.approx(0, abs=1e-9)
     ramp = [LocalizerStage.normal_ramp(step / 10) for step in range(11)]
     assert ramp[0] == 0 and ramp[5:] == [1] * 6 and ramp == sorted(ramp)
-
-
-def test_it_has_one_network():
-    assert list(build_networks(TINY_LOCALIZER)) == ['localizer']

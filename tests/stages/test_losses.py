@@ -8,37 +8,30 @@ from networks import DiscriminatorOutput, pool_logits
 from stages import losses
 
 
-def test_adversarial_known_answer():
+def softplus(value: float) -> float:
+    return math.log(1 + math.exp(value))
+
+
+def test_known_answers():
     output = DiscriminatorOutput(torch.full((2, 1, 3, 3), 0.25), torch.full((2, 2), -1.0), None)
     assert losses.adversarial(output, real=True) == pytest.approx(0.75 ** 2 + 2 ** 2)
     assert losses.adversarial(output, real=False) == pytest.approx(0.25 ** 2 + 1)
-
-
-def test_l1_known_answer():
     assert losses.l1(torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), -0.5)) == 0.5
-
-
-def test_class_attention_known_answer():
     logit = torch.tensor([[0.0, 2.0]])
-    softplus = [math.log(1 + math.exp(-value)) for value in (0, 2)]
-    assert losses.class_attention(logit, True) == pytest.approx(sum(softplus) / 2)
-    softplus = [math.log(1 + math.exp(value)) for value in (0, 2)]
-    assert losses.class_attention(logit, False) == pytest.approx(sum(softplus) / 2)
+    for diseased, sign in ((True, -1), (False, 1)):
+        assert losses.class_attention(logit, diseased) == pytest.approx(
+            (softplus(0) + softplus(2 * sign)) / 2)
+    assert losses.normal_pixels(torch.zeros(2, 1, 3, 3)).item() == pytest.approx(math.log(2))
+    assert losses.normal_pixels(torch.full((1, 1, 2, 2), -50.0)).item() < 1e-12
 
 
 def test_image_label_of_logits_pooled_between_mean_and_maximum():
-    logits = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
+    logits = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]], [[[3.0, 3.0], [3.0, 3.0]]]])
     pooled = math.log(sum(math.exp(5 * logit) for logit in range(4)) / 4) / 5
-    assert 1.5 < pooled < 3 and pool_logits(logits).item() == pytest.approx(pooled)
-    of_disease = losses.image_label(pool_logits(logits), diseased=True).item()
-    assert of_disease == pytest.approx(math.log(1 + math.exp(-pooled)))
-    of_normal = losses.image_label(pool_logits(logits), diseased=False).item()
-    assert of_normal == pytest.approx(math.log(1 + math.exp(pooled)))
-
-
-def test_normal_pixels_known_answer():
-    assert losses.normal_pixels(torch.zeros(2, 1, 3, 3)).item() == pytest.approx(math.log(2))
-    assert losses.normal_pixels(torch.full((1, 1, 2, 2), -50.0)).item() < 1e-12
+    assert 1.5 < pooled < 3 and pool_logits(logits).tolist() == pytest.approx([pooled, 3])
+    for diseased, sign in ((True, -1), (False, 1)):
+        assert losses.image_label(pool_logits(logits[:1]), diseased).item() == pytest.approx(
+            softplus(pooled * sign))
 
 
 def test_cross_entropy_and_dice_are_their_formulas():
