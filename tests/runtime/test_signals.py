@@ -3,7 +3,6 @@ import copy
 import itertools
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import torch
 
 import checkpoint as checkpoints
 import config
-from helpers import PROJECT, STAGE_1, TINY, TINY_FLAGS, names, read_csv, same
+from helpers import STAGE_1, TINY, TINY_FLAGS, names, read_csv, same
 from stages import losses, optim
 from stages.label_transfer import LabelTransferStage
 from stages.localizer import LocalizerStage
@@ -99,8 +98,8 @@ def test_a_stopped_run_of_all_stages_goes_on_where_it_was(places, small_stages):
         stopped = places.run(*flags)
     assert stopped.returncode == 0 and '--- stage 2' not in stopped.stdout
     assert '--- stage 0' in stopped.stdout
-    out = places.done(*flags, '--resume', 'True')
-    assert '--- stage 0' not in out and '--- stage 2' in out
+    resumed = places.done(*flags, '--resume', 'True')
+    assert '--- stage 0' not in resumed and '--- stage 2' in resumed
     assert iterations(places.results / 'log1' / 'losses.csv') == [1, 2, 3]
 
 
@@ -113,12 +112,12 @@ def test_a_second_sigint_leaves_at_once(places):
 
 
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(places):
-    shutil.rmtree(places.data / 'val')  # scoring would start processes
     folder = places.results / 'model1'
     flags = [*RUN, *STAGE_1, '--iteration', 100000, '--save_freq', 1, '--resume', 'True']
-    running = subprocess.Popen([sys.executable, str(PROJECT / 'main.py'),
-                                *map(str, (*places.flags, *flags))], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    here = 'import sys, helpers; helpers.run_here(*sys.argv[1:])'  # in a process that can be killed
+    running = subprocess.Popen([sys.executable, '-c', here, *map(str, (*places.flags, *flags))],
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
     deadline = time.monotonic() + 280
     while (running.poll() is None and len(checkpoints.numbered(folder, 'Tiny')) < 2
            and time.monotonic() < deadline):
@@ -204,7 +203,6 @@ def test_a_skipped_step_leaves_no_trace():
                            torch.device('cpu'))
     batch = {domain: torch.rand(2, 3, 32, 32) for domain in 'AB'}
     moments = stage.optimizers['localizer'].state
-
     stage.step(batch, 0)
     before = copy.deepcopy([stage.networks.state_dict(), list(moments.values())])
     assert moments and stage.step({**batch, 'A': batch['A'] * float('inf')}, 1).skipped
