@@ -45,8 +45,6 @@ class Checkpoint:
     progress: dict[str, Any] = field(default_factory=dict)  # what else a resumed run needs
 
 
-# ---------------------------------------------------------------- the authors' names become ours
-
 def _decoder(theirs: str, ours: str) -> dict[str, str]:
     return {f'{theirs}.2': f'{ours}.to_half.conv', f'{theirs}.3': f'{ours}.to_half.norm',
             f'{theirs}.7': f'{ours}.to_full.conv', f'{theirs}.8': f'{ours}.to_full.norm',
@@ -124,11 +122,9 @@ def _rename_authors_tensors(path: Path, states: States, config: dict[str, Any]) 
 
 
 def _read_off_architecture(path: Path, states: States) -> dict[str, Any]:
-    """The options that fix the shapes of an authors' networks, from names and shapes of tensors.
-
-    Without `img_size` where the networks are light, and without `n_dis` where there are no
-    discriminators: then the file does not say them. Raises UserError.
-    """
+    """The options that fix the shapes of an authors' networks, from names and shapes of tensors;
+    not `img_size` where the networks are light, nor `n_dis` where there are no discriminators: then
+    the file does not say them. Raises UserError."""
     generator = states['genA2B']
     try:
         generation = 'second' if 'Split_layer.0.weight' in generator else 'first'
@@ -154,13 +150,9 @@ def _read_off_architecture(path: Path, states: States) -> dict[str, Any]:
     return config
 
 
-# --------------------------------------------------------------------------------------- reading
-
 def read(path: Path) -> Checkpoint:
-    """Read our file or an authors' one; never runs code from it (weights_only).
-
-    Raises UserError, one line, for anything that is not a whole checkpoint of either kind.
-    """
+    """Read our file or an authors' one; never runs code from it (weights_only). Raises UserError,
+    one line, for anything that is not a whole checkpoint of either kind."""
     path = Path(path)
     if not path.is_file():
         what = 'a folder, not a' if path.is_dir() else 'no such'
@@ -342,8 +334,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
 
 
-# --------------------------------------------------------------------------------------- writing
-
 def clear_leftovers(folder: Path) -> None:
     """Delete what a killed run left half written."""
     for path in folder.glob(f'{TEMPORARY}*'):
@@ -426,8 +416,6 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-
-# ------------------------------------------------------------------------------- choosing a file
 
 def numbered(folder: Path, dataset: str) -> list[Path]:
     """`<dataset>_params_<digits>.pt` in a folder, oldest iteration first."""

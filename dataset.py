@@ -29,6 +29,7 @@ LAYOUT = ('expected layout: trainA/ (disease) and trainB/ (normal) to train, tes
           'optional testB/, val/images/, and labels <image stem>_segmentation.png in test/labels/ '
           'and val/labels/ (testA/images/ with testA/labels/ is read too)')
 
+
 @dataclass(frozen=True)
 class Case:
     """One disease image to segment, and its label if it has one."""

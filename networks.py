@@ -24,7 +24,6 @@ EPSILON = 1e-5  # inside every normalization's square root
 LayerOf = Callable[[int], nn.Module]  # channels -> a normalization layer
 Wrap = Callable[[nn.Module], nn.Module]  # a layer -> the same layer, perhaps with spectral norm
 
-# --------------------------------------------------------------------------------------- outputs
 
 class GeneratorOutput(NamedTuple):
     """Everything a generator computes from one batch of images."""
@@ -52,8 +51,6 @@ class DiscriminatorOutput(NamedTuple):
     cam_logit: Tensor  # B×2, class logits of the average pool and of the maximum pool
     heatmap: Tensor  # B×1×(h+1)×(w+1), channel sum of the attended features, any range
 
-
-# --------------------------------------------------------------------------------- normalization
 
 def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x B×C×H×W minus each channel's mean over H,W, that mean, and the sum of squares of the
@@ -132,8 +129,6 @@ class InstanceNorm(nn.Module):
         return (centered * torch.rsqrt(variance + EPSILON)).to(x.dtype)
 
 
-# --------------------------------------------------------------------------------------- encoder
-
 def reflect_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps the size at stride 1, padded by reflection."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2,
@@ -185,8 +180,6 @@ class Encoder(nn.Module):
             raise ValueError(f'images of {height}×{width}: height and width must be multiples of 4')
         return self.residual(self.to_quarter(self.to_half(self.stem(x))))
 
-
-# ------------------------------------------------------------------------------- class attention
 
 class ClassAttention(nn.Module):
     """Classifies the features, and weights them by how much each channel adds to the class logits.
@@ -240,8 +233,6 @@ class ScaleShift(nn.Module):
         return self.gamma(hidden), self.beta(hidden)
 
 
-# --------------------------------------------------------------------------------------- decoder
-
 def repeat_border(x: Tensor) -> Tensor:
     """B×C×H×W with its border pixels repeated once around it, B×C×(H+2)×(W+2)."""
     if torch.compiler.is_compiling():  # torch's own padding fails there with channels last
@@ -274,9 +265,6 @@ class ImageConv(nn.Conv2d):
     larger. On a CPU that halves the time: the vector units fill with channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
-        super().__init__(in_channels, out_channels, kernel, bias=False)
-
     def forward(self, x: Tensor) -> Tensor:
         kernel = torch.stack([F.pad(self.weight, (column, 1 - column, row, 1 - row))
                               for row in range(2) for column in range(2)], 1)
@@ -292,14 +280,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.to_half = UpsampleBlock(channels, channels // 2)
         self.to_full = UpsampleBlock(channels // 2, channels // 4)
-        self.output = ImageConv(channels // 4, out_channels, kernel)
+        self.output = ImageConv(channels // 4, out_channels, kernel, bias=False)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.output(self.to_full(self.to_half(x))))
 
-
-# ------------------------------------------------------------------------------------ generators
 
 class FirstGenerator(nn.Module):
     """First generation: the mask has a decoder of its own and confines the change."""
@@ -397,8 +383,6 @@ class SecondGenerator(nn.Module):
         return MaskPrediction(self.enlarge(torch.sigmoid(self.mask_output(attended))), heatmap)
 
 
-# --------------------------------------------------------------------------------- discriminator
-
 class Discriminator(nn.Module):
     """Distinguishes real images from translated ones, patch by patch.
 
@@ -429,8 +413,6 @@ class Discriminator(nn.Module):
         return DiscriminatorOutput(self.output(attended), cam_logit, heatmap)
 
 
-# --------------------------------------------------------------------------- localizer (stage 0)
-
 class BatchNormBlock(nn.Module):
     """Convolution 3×3, batch normalization, ReLU. With stride 2 the kernel is 4×4, so that a value
     lies in the middle of the pixels it represents."""
@@ -447,11 +429,8 @@ class BatchNormBlock(nn.Module):
 
 class Localizer(nn.Module):
     """Stage 0: a multiple-instance classifier that learns from image labels where images look
-    diseased.
-
-    It works at a quarter of the image's size, with batch normalization: instance normalization, as
-    in the generators' class attention, removes the brightness of a lesion.
-    """
+    diseased. It works at a quarter of the image's size, with batch normalization: instance
+    normalization, as in the generators' class attention, removes the brightness of a lesion."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -506,14 +485,10 @@ def pool_logits(logits: Tensor) -> Tensor:
     return (torch.logsumexp(SHARPNESS * logits, 1) - math.log(logits.shape[1])) / SHARPNESS
 
 
-# ---------------------------------------------------------------------------- students (stage 2)
-
 class DoubleConv(nn.Module):
-    """Twice: convolution 3×3, group normalization, leaky ReLU.
-
-    Leaky, because lesions are few pixels: while the network first learns that most of an image is
-    none, plain ReLUs that respond to lesions die.
-    """
+    """Twice: convolution 3×3, group normalization, leaky ReLU. Leaky, because lesions are few
+    pixels: while the network first learns that most of an image is none, plain ReLUs that respond
+    to lesions die."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -599,8 +574,6 @@ class LocalizerStudent(nn.Module):
         """The probability of lesion, B×1×H×W."""
         return MaskPrediction(torch.sigmoid(self(image).float()))
 
-
-# ------------------------------------------------------------------------------------- all of them
 
 def build_network(name: str, config: Config, wrap: Wrap = spectral_norm) -> nn.Module:
     """One network by name (see config.NETWORKS_OF), freshly initialized."""

@@ -38,8 +38,7 @@ TEMPORARY = '.tmp_'  # beginning of names of files that are not whole yet; hidde
 @contextmanager
 def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary file beside `path`, of the same ending, to write to: when the block ends it takes
-    the place of `path`, and after an error it is removed. `durable`: flushed to the disk before.
-    """
+    the place of `path` (`durable`: flushed to the disk before), after an error it is removed."""
     temporary = path.with_name(f'{TEMPORARY}{path.name}')
     try:
         yield temporary
@@ -97,10 +96,8 @@ def pick_device(name: str) -> torch.device:
     import torch
 
     if name == 'auto':
-        if torch.cuda.is_available():
-            name = 'cuda'
-        else:
-            name = 'mps' if torch.backends.mps.is_available() else 'cpu'
+        fallback = 'mps' if torch.backends.mps.is_available() else 'cpu'
+        name = 'cuda' if torch.cuda.is_available() else fallback
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -21,31 +21,17 @@ import cv2
 import numpy as np
 import torch
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+from common import PROJECT, parser_of
 
-import checkpoint as checkpoints  # noqa: E402
-import dataset  # noqa: E402
-from inference.metrics import (  # noqa: E402
-    METRICS,
-    mean_metrics,
-    paired_bootstrap,
-    segmentation_metrics,
-)
-from inference.postprocess import EXPONENTS, segment, to_bytes  # noqa: E402
-from inference.soft_masks import resize_map  # noqa: E402
-from predict import Predictor  # noqa: E402
-from reporting import visualize  # noqa: E402
-from utils import rescale_to_unit  # noqa: E402
-
-
-class Row(NamedTuple):
-    """One row of the table."""
-
-    folder: str  # rows of one folder share their networks
-    trainings: list[list[str]]  # flags of each stage, in order; the last network is scored
-    rule: str  # of post-processing; val: the one that val chose
-
+# isort: split
+import checkpoint as checkpoints
+import dataset
+from inference import metrics
+from inference.postprocess import EXPONENTS, segment, to_bytes
+from inference.soft_masks import resize_map
+from predict import Predictor
+from reporting import visualize
+from utils import rescale_to_unit
 
 # a plain classifier
 CAM = [['--stage', '0', '--localizer_normal_weight', '0', '--blur_jitter', 'False',
@@ -53,22 +39,22 @@ CAM = [['--stage', '0', '--localizer_normal_weight', '0', '--blur_jitter', 'Fals
 PUBLISHED = [['--stage', '1', '--recipe', 'published'], ['--stage', '2', '--recipe', 'published']]
 OURS = [['--stage', '0'], ['--stage', '1'], ['--stage', '2']]
 FINAL = 'ours, stage 2, best post-processing'
+# name -> folder (rows of one share their networks), flags of each stage in order (the last network
+# is scored), rule of post-processing (val: the one that val chose)
 ROWS = {
-    'CAM': Row('cam', CAM, 'threshold'),
-    'CAM + CRF': Row('cam', CAM, 'crf'),
-    'published, first generation': Row('first', PUBLISHED[:1], 'otsu'),
-    'published, stage 2': Row('first', PUBLISHED, 'val'),
-    'published, second generation':
-        Row('second', [[*PUBLISHED[0], '--generation', 'second']], 'otsu'),
-    'ours, stage 0': Row('ours', OURS[:1], 'otsu'),
-    'ours, stage 1': Row('ours', OURS[:2], 'otsu'),
-    'ours, stage 1, best post-processing': Row('ours', OURS[:2], 'val'),
-    'ours, stage 2': Row('ours', OURS, 'otsu'),
-    FINAL: Row('ours', OURS, 'val'),
+    'CAM': ('cam', CAM, 'threshold'),
+    'CAM + CRF': ('cam', CAM, 'crf'),
+    'published, first generation': ('first', PUBLISHED[:1], 'otsu'),
+    'published, stage 2': ('first', PUBLISHED, 'val'),
+    'published, second generation': ('second', [[*PUBLISHED[0], '--generation', 'second']], 'otsu'),
+    'ours, stage 0': ('ours', OURS[:1], 'otsu'),
+    'ours, stage 1': ('ours', OURS[:2], 'otsu'),
+    'ours, stage 1, best post-processing': ('ours', OURS[:2], 'val'),
+    'ours, stage 2': ('ours', OURS, 'otsu'),
+    FINAL: ('ours', OURS, 'val'),
     # a U-Net that learns from the labels of val
-    'ceiling': Row('ceiling', [['--stage', '2', '--student_network', 'unet',
-                                '--target_update_freq', '0', '--refine', 'False']], 'val'),
-}
+    'ceiling': ('ceiling', [['--stage', '2', '--student_network', 'unet',
+                            '--target_update_freq', '0', '--refine', 'False']], 'val')}
 # as published, the first generation collapses on LGG to copying its input (JA 0.4)
 INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}
 THRESHOLDS = np.arange(0.05, 1, 0.05)
@@ -84,10 +70,9 @@ class Experiment:
 
     def program(self, *arguments: Any) -> None:
         """Run main.py with these arguments."""
-        command = [sys.executable, str(PROJECT / 'main.py'), '--dataset', self.name,
-                   *map(str, arguments)]
-        print('+', *command[1:], flush=True)
-        subprocess.run(command, check=True)
+        command = [PROJECT / 'main.py', '--dataset', self.name, *map(str, arguments)]
+        print('+', *command, flush=True)
+        subprocess.run([sys.executable, *command], check=True)
 
     def train(self, folder: str, flags: list[str]) -> Path:
         """Train one network unless it is there, and let val choose; the chosen checkpoint."""
@@ -100,8 +85,8 @@ class Experiment:
             self.program('--phase', 'train', *where, *flags, *self.extra_flags(folder, stage),
                          '--seed', self.seed, '--resume', 'True')
             # val cannot choose for the ceiling, which learned from it: the last one
-            chosen = run / 'best.pt' if folder != 'ceiling' else checkpoints.numbered(
-                run, self.name)[-1]
+            chosen = (checkpoints.numbered(run, self.name)[-1] if folder == 'ceiling'
+                      else run / 'best.pt')
             self.program('--phase', 'val', *where, '--stage', stage, '--checkpoint', chosen)
         return run / 'best.pt'
 
@@ -148,7 +133,7 @@ def read_cases(cases: list[dataset.Case]) -> Cases:
 
 
 def mean_ja(segmentations: list[np.ndarray], labels: list[np.ndarray]) -> float:
-    return float(np.mean([segmentation_metrics(*pair)['JA']
+    return float(np.mean([metrics.segmentation_metrics(*pair)['JA']
                           for pair in zip(segmentations, labels, strict=True)]))
 
 
@@ -186,33 +171,34 @@ def segment_cam(checkpoint: Path, rule: str, val: Cases,
 
 def compute_row(experiment: Experiment, name: str) -> dict[str, Any]:
     """Train, choose on val, score test: {'chosen': …, 'cases': {image name: metrics}}."""
-    row = ROWS[name]
-    for flags in row.trainings:
-        checkpoint = experiment.train(row.folder, flags)
+    folder, trainings, rule = ROWS[name]
+    for flags in trainings:
+        checkpoint = experiment.train(folder, flags)
     cases = [case for case in dataset.find_cases(experiment.data, 'test') if case.label]
     test = read_cases(cases)
-    if row.folder == 'cam':
+    if folder == 'cam':
         val = read_cases(dataset.validation_cases(experiment.data))
-        chosen, segmentations = segment_cam(checkpoint, row.rule, val, test)
+        chosen, segmentations = segment_cam(checkpoint, rule, val, test)
     else:
         predictor = Predictor(checkpoint, experiment.options.device)
         soft = [to_bytes(mask) for mask in predictor.probabilities(test.images)]
-        chosen = predictor.rule if row.rule == 'val' else row.rule
+        chosen = predictor.rule if rule == 'val' else rule
         segmentations = [segment(mask, chosen, image, predictor.exponent,
                                  predictor.config.refinement)
                          for mask, image in zip(soft, test.images, strict=True)]
-    metrics = {case.name: segmentation_metrics(segmentation, label) for case, segmentation, label
-               in zip(cases, segmentations, test.labels, strict=True)}
+    scores = {case.name: metrics.segmentation_metrics(segmentation, label) for case, segmentation,
+              label in zip(cases, segmentations, test.labels, strict=True)}
     if name == FINAL:
-        analyze_errors(experiment, test, soft, segmentations, metrics)
-    return {'chosen': chosen, 'cases': metrics}
+        analyze_errors(experiment, test, soft, segmentations, scores)
+    return {'chosen': chosen, 'cases': scores}
 
 
 def analyze_errors(experiment: Experiment, test: Cases, soft: list[np.ndarray],
-                   segmentations: list[np.ndarray], metrics: dict[str, dict[str, float]]) -> None:
+                   segmentations: list[np.ndarray], scores: dict[str, dict[str, float]]) -> None:
     """JA by size of the lesion, calibration of the soft mask, and the ten worst images."""
+    suffix, output = f'{experiment.name}_{experiment.seed}', experiment.options.output
     sizes = np.array([label.mean() for label in test.labels])
-    ja = np.array([values['JA'] for values in metrics.values()])
+    ja = np.array([values['JA'] for values in scores.values()])
     thirds = [{'share of image': [float(100 * sizes[part].min()), float(100 * sizes[part].max())],
                'JA': float(ja[part].mean())}
               for part in np.array_split(np.argsort(sizes), 3) if part.size]
@@ -229,10 +215,8 @@ def analyze_errors(experiment: Experiment, test: Cases, soft: list[np.ndarray],
         'mask': [visualize.from_mask(soft[index] / 255) for index in worst],
         'outlines': [visualize.overlay(test.images[index], segmentations[index],
                                        test.labels[index]) for index in worst]})
-    suffix = f'{experiment.name}_{experiment.seed}'
-    output = experiment.options.output
     cv2.imwrite(str(output / f'worst_{suffix}.png'), grid[..., ::-1])
-    names = list(metrics)
+    names = list(scores)
     (output / f'errors_{suffix}.json').write_text(json.dumps(
         {'thirds by size': thirds, 'calibration': calibration,
          'worst': [(names[index], float(ja[index])) for index in worst]}, indent=1) + '\n')
@@ -241,32 +225,32 @@ def analyze_errors(experiment: Experiment, test: Cases, soft: list[np.ndarray],
 def print_tables(name: str, results: dict[tuple[int, str], dict], rows: list[str],
                  seeds: list[int]) -> None:
     """The metrics by row, mean ± standard deviation over seeds; gains with 95 % intervals."""
-    print(f'\n| {name}, test | ' + ' | '.join(METRICS) + ' | chosen on val |')
-    print('|---' * (len(METRICS) + 2) + '|')
+    print(f'\n| {name}, test | ' + ' | '.join(metrics.METRICS) + ' | chosen on val |')
+    print('|---' * (len(metrics.METRICS) + 2) + '|')
     ja = {}
     for row in rows:
         runs = [results[seed, row] for seed in seeds if (seed, row) in results]
         if not runs:
             continue
         ja[row] = np.mean([[case['JA'] for case in run['cases'].values()] for run in runs], 0)
-        means = [mean_metrics(list(run['cases'].values())) for run in runs]
+        means = [metrics.mean_metrics(list(run['cases'].values())) for run in runs]
         cells = [f'{np.mean([mean[metric] for mean in means]):.1f}'
                  + (f' ± {np.std([mean[metric] for mean in means], ddof=1):.1f}'
-                    if len(means) > 1 else '') for metric in METRICS]
+                    if len(means) > 1 else '') for metric in metrics.METRICS]
         print(f'| {row} ({len(runs)}) | ' + ' | '.join(cells)
               + f' | {", ".join(run["chosen"] for run in runs)} |')
     for better, other in ((FINAL, 'published, first generation'), (FINAL, 'CAM + CRF'),
                           (FINAL, 'ours, stage 1'),
                           ('published, stage 2', 'published, first generation')):
         if better in ja and other in ja:
-            low, high = paired_bootstrap(ja[other], ja[better])
+            low, high = metrics.paired_bootstrap(ja[other], ja[better])
             print(f'{better} − {other}: {(ja[better] - ja[other]).mean():+.1f} '
                   f'[{low:.1f}, {high:.1f}]')
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    """Compute what is missing, and print the tables."""
+    parser = parser_of(__doc__)
     parser.add_argument('output', type=Path)
     parser.add_argument('--data_root', type=Path, required=True)
     parser.add_argument('--sets', nargs='+', default=['LGG', 'ISIC'])
@@ -275,15 +259,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--size', default='--ch 16 --img_size 128 --iteration 300',
                         help='flags of main.py for our stage 1')
     parser.add_argument('--published', default='--ch 16 --img_size 128 --iteration 600',
-                        help='those for the published method, which then takes about as long as '
-                             'our three stages')
+                        help='for the published method; takes about as long as our three stages')
     parser.add_argument('--device', default='auto')
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Compute what is missing, and print the tables."""
-    options = parse()
+    options = parser.parse_args()
     (options.output / 'rows').mkdir(parents=True, exist_ok=True)
     for name in options.sets:
         results = {}

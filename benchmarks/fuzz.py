@@ -6,7 +6,6 @@ Draws options and values, sensible ones and others, and runs main.py with them o
 this process. A traceback, another exit code or an error of several lines (but for a list of files)
 is a failure and is printed with its command line; the exit code is 1 where there was one.
 """
-import argparse
 import io
 import random
 import sys
@@ -16,22 +15,22 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / 'tests')]
+from common import parser_of
 
-import config  # noqa: E402
-import main  # noqa: E402
-from helpers import TINY_FLAGS, draw_images, draw_labels  # noqa: E402
+# isort: split
+import config
+import main
+from helpers import TINY_FLAGS, draw_images, draw_labels
 
 # small enough that what is allowed also ends soon
-INTEGERS = ['-1', '0', '1', '2', '3', '4', '5', '8', '9', '1.5', 'x', '', '1e3', str(10 ** 9),
-            str(2 ** 70), '-9' * 30]
-FLOATS = ['-1', '0', '0.5', '1', '2', '180', '1e30', '1e-300', '1e400', 'nan', '-inf', 'x', '',
-          '0,5']
-BOOLEANS = ['True', 'False', '1', 'maybe', '']
+BY_TYPE = {int: ['-1', '0', '1', '2', '3', '4', '5', '8', '9', '1.5', 'x', '', '1e3', str(10 ** 9),
+                 str(2 ** 70), '-9' * 30],
+           float: ['-1', '0', '0.5', '1', '2', '180', '1e30', '1e-300', '1e400', 'nan', '-inf', 'x',
+                   '', '0,5'],
+           bool: ['True', 'False', '1', 'maybe', '']}
 WORDS = ['', ' ', 'x', '../..', '/', 'a b', 'ü', '--', 'Tiny', 'phantom2', '\t', 'x' * 300]
 VALUES = {'iteration': ['0', '1', '2', '3', '-5', 'x', '1.5'],
           'batch_size': ['0', '1', '2', '3', '-1', 'x', str(10 ** 9)],
@@ -55,14 +54,12 @@ class Paths(NamedTuple):
     checkpoints: list[Path]  # some of them are none
 
 
-# what a phase cannot do without
-NEEDED: dict[str, Callable[[Paths], tuple]] = {
-    'predict': lambda paths: ('--input', paths.data / 'Tiny' / 'testA',
-                              '--output', paths.results / 'out'),
+NEEDED = {  # what a phase cannot do without
+    'predict': lambda paths: ('--input', paths.data / 'Tiny/testA', '--output',
+                              paths.results / 'out'),
     'export': lambda paths: ('--output', paths.results / 'x.onnx'),
     'prepare': lambda paths: ('--source', paths.data / 'Tiny', '--source_format', 'folders',
-                              '--dataset', 'Prepared', '--overwrite', 'True'),
-}
+                              '--dataset', 'Prepared', '--overwrite', 'True')}
 
 
 def values_of(name: str, paths: Paths) -> list[str]:
@@ -80,7 +77,7 @@ def values_of(name: str, paths: Paths) -> list[str]:
     option = config.OPTIONS[name]
     if choices := [str(choice) for choice in option.metadata['choices']]:
         return [*choices, *choices, 'x', '']
-    return {int: INTEGERS, float: FLOATS, bool: BOOLEANS}.get(option.type, WORDS)
+    return BY_TYPE.get(option.type, WORDS)
 
 
 def command_line(rng: random.Random, paths: Paths) -> list[str]:
@@ -91,8 +88,7 @@ def command_line(rng: random.Random, paths: Paths) -> list[str]:
     if rng.random() < 0.8:
         phase = rng.choice(['train'] * 8 + ['test', 'val', 'pseudo_mask'] * 4
                            + ['predict'] * 3 + ['prepare'] * 3 + ['export'])
-        arguments += ['--phase', phase]
-        arguments += NEEDED[phase](paths) if phase in NEEDED else ()
+        arguments += ['--phase', phase, *(NEEDED[phase](paths) if phase in NEEDED else ())]
     if rng.random() < 0.8:
         arguments += ['--stage', rng.choice([0, 1, 2])]
     for name in rng.sample(names, rng.choice([0, 0, 1, 1, 2, 3, 6])):
@@ -104,25 +100,17 @@ def command_line(rng: random.Random, paths: Paths) -> list[str]:
     return [str(argument) for argument in arguments]
 
 
-def small_presets() -> Any:
-    """A patch: stages 0 and 2 as small as the flags make stage 1."""
-    small = {'ch': 4, 'img_size': 32, 'iteration': 1, 'batch_size': 1}
-    rows = tuple(({'method': method}, small) for method in ('localizer', 'student'))
-    return mock.patch.object(config, 'PRESETS', config.PRESETS + rows)
-
-
 def outcome(arguments: list[str]) -> tuple[int | None, str]:
     """The exit code (None for a traceback) and what was printed to stderr."""
     out, err = io.StringIO(), io.StringIO()
-    with (mock.patch('sys.argv', ['main.py', *arguments]), redirect_stdout(out),
-          redirect_stderr(err)):
+    with mock.patch('sys.argv', ['main.py', *arguments]):
         try:
-            code = main.main()
+            with redirect_stdout(out), redirect_stderr(err):
+                return main.main(), err.getvalue()
         except SystemExit as leaving:  # of argparse
-            code = leaving.code
+            return leaving.code, err.getvalue()
         except BaseException:
             return None, traceback.format_exc()
-    return code, err.getvalue()
 
 
 def is_fine(code: int | None, stderr: str) -> bool:
@@ -142,8 +130,8 @@ def make_paths(root: Path) -> Paths:
         draw_images(tiny / part, ['b0.png', 'b1.png'], seed=1)
     draw_labels(tiny / 'val' / 'labels', ['a0', 'a1'])
     draw_labels(tiny / 'test' / 'labels', ['a0'])
-    results, image = root / 'results', tiny / 'trainA' / 'a0.png'
-    best = [results / 'Tiny' / f'model{stage}' / 'best.pt' for stage in (0, 1, 2)]
+    results, image = root / 'results', tiny / 'trainA/a0.png'
+    best = [results / f'Tiny/model{stage}/best.pt' for stage in (0, 1, 2)]
     return Paths(root / 'data', results, image, [*best, image, tiny])
 
 
@@ -151,11 +139,14 @@ def run(count: int, seed: int, report: Callable[[str], object] = print) -> list[
     """Run that many; the command lines that failed."""
     rng = random.Random(seed)
     failures, codes = [], Counter()
+    # stages 0 and 2 as small as the flags make stage 1
+    small = {'ch': 4, 'img_size': 32, 'iteration': 1, 'batch_size': 1}
+    presets = tuple(({'method': method}, small) for method in ('localizer', 'student'))
     with tempfile.TemporaryDirectory() as root:
         paths = make_paths(Path(root))
         for number in range(count):
             arguments = command_line(rng, paths)
-            with small_presets():
+            with mock.patch.object(config, 'PRESETS', config.PRESETS + presets):
                 code, stderr = outcome(arguments)
             codes[code] += 1
             if number % 100 == 99:
@@ -169,8 +160,7 @@ def run(count: int, seed: int, report: Callable[[str], object] = print) -> list[
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument('--count', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()

@@ -5,25 +5,20 @@
 
 FOLDER is a data set. Metrics are of its test images.
 """
-import argparse
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import parser_of
 
-import dataset  # noqa: E402
-from inference import refinement  # noqa: E402
-from inference.metrics import mean_metrics, segmentation_metrics  # noqa: E402
-from inference.postprocess import otsu, to_bytes  # noqa: E402
+# isort: split
+import dataset
+from inference.metrics import mean_metrics, segmentation_metrics
+from inference.postprocess import otsu, to_bytes
+from inference.refinement import clean
 
 RIM = 20  # px inside the outline of the head that are no lesion; chosen on val
-
-
-def dark(gray: np.ndarray) -> np.ndarray:
-    return 255 - gray
 
 
 def bright(gray: np.ndarray) -> np.ndarray:
@@ -44,20 +39,18 @@ def bright(gray: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Print the metrics of a rule on test."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument('rule', choices=['dark', 'bright'])
     parser.add_argument('folder', type=Path)
     options = parser.parse_args()
-    soft_mask = {'dark': dark, 'bright': bright}[options.rule]
     rows = {'otsu': [], 'otsu, cleaned': []}
     for case in dataset.find_cases(options.folder, 'test'):
         if case.label:
             gray = np.asarray(dataset.read_image(case.image, channels=1))
-            segmentation, label = otsu(soft_mask(gray)), dataset.read_label(case.label)
+            segmentation = otsu(255 - gray if options.rule == 'dark' else bright(gray))
+            cleaned, label = clean(segmentation, 'large'), dataset.read_label(case.label)
             rows['otsu'].append(segmentation_metrics(segmentation, label))
-            rows['otsu, cleaned'].append(
-                segmentation_metrics(refinement.clean(segmentation, 'large'), label))
+            rows['otsu, cleaned'].append(segmentation_metrics(cleaned, label))
     for name, metrics in rows.items():
         print(name, {metric: round(value, 1) for metric, value in mean_metrics(metrics).items()})
 

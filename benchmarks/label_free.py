@@ -6,8 +6,6 @@ Every checkpoint of the run folders (trained with a large --keep_checkpoints) ge
 score on images of trainA, as in training, and its JA on val. Prints both, and Spearman's rank
 correlation within each run and over all.
 """
-import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,17 +13,18 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import parser_of
 
-import checkpoint as checkpoints  # noqa: E402
-import dataset  # noqa: E402
-from config import Config, resolve  # noqa: E402
-from inference.metrics import segmentation_metrics  # noqa: E402
-from inference.model_selection import LabelFreeScore  # noqa: E402
-from inference.postprocess import segment  # noqa: E402
-from inference.soft_masks import SoftMask, mask_network, soft_masks  # noqa: E402
-from trainer import SCORED_IMAGES  # noqa: E402
-from utils import evenly_spaced, pick_device  # noqa: E402
+# isort: split
+import checkpoint as checkpoints
+import dataset
+from config import Config, resolve
+from inference.metrics import segmentation_metrics
+from inference.model_selection import LabelFreeScore
+from inference.postprocess import segment
+from inference.soft_masks import SoftMask, mask_network, soft_masks
+from trainer import SCORED_IMAGES
+from utils import evenly_spaced, pick_device
 
 
 def mean_over(network: torch.nn.Module, config: Config, device: torch.device, paths: list[Path],
@@ -39,25 +38,19 @@ def mean_over(network: torch.nn.Module, config: Config, device: torch.device, pa
     return float(np.mean(list(soft_masks(network, paths, config, device, finish=finish))))
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('runs', nargs='+', type=Path)
-    parser.add_argument('--localizer', type=Path, required=True)
-    parser.add_argument('--data_root', type=Path, required=True)
-    parser.add_argument('--dataset', required=True)
-    parser.add_argument('--device', default='auto')
-    return parser.parse_args()
-
-
 def main() -> None:
     """Score every checkpoint both ways and print the correlation."""
-    options = parse()
+    parser = parser_of(__doc__)
+    parser.add_argument('runs', nargs='+', type=Path)
+    for flag in ('--localizer', '--data_root', '--dataset'):
+        parser.add_argument(flag, required=True)
+    parser.add_argument('--device', default='auto')
+    options = parser.parse_args()
     device = pick_device(options.device)
-    folder = options.data_root / options.dataset
+    folder = Path(options.data_root) / options.dataset
     flags = {'phase': 'test', 'dataset': options.dataset, 'device': options.device}
 
-    localizer = checkpoints.read(options.localizer)
+    localizer = checkpoints.read(Path(options.localizer))
     config = resolve(flags, localizer.config)
     score = LabelFreeScore(mask_network(localizer, config, device), config.size, device)
     train = dataset.training_images(folder)

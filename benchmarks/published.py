@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from config import Config
+from networks import ScaleShift
 
 EPSILON = 1e-5
+Norm = Callable[[int], nn.Module]  # channels -> a normalization layer
 DISCRIMINATORS = {'A': ('disGA', 'disLA'), 'B': ('disGB', 'disLB')}
 
 
@@ -53,13 +55,12 @@ class AdaILN(nn.Module):
         self.rho = nn.Parameter(torch.full((1, channels, 1, 1), 0.9))
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return instance_layer_norm(x, self.rho, gamma[:, :, None, None],
-                                   beta[:, :, None, None])
+        return instance_layer_norm(x, self.rho, gamma[:, :, None, None], beta[:, :, None, None])
 
 
 class ConvBlock(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, kernel: int,
-                 norm: Callable[[int], nn.Module], stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, norm: Norm,
+                 stride: int = 1) -> None:
         super().__init__()
         self.conv = conv(in_channels, out_channels, kernel, stride)
         self.norm = norm(out_channels)
@@ -69,8 +70,7 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, channels: int,
-                 norm: Callable[[int], nn.Module] = nn.InstanceNorm2d) -> None:
+    def __init__(self, channels: int, norm: Norm = nn.InstanceNorm2d) -> None:
         super().__init__()
         self.conv1, self.norm1 = conv(channels, channels, 3), norm(channels)
         self.conv2, self.norm2 = conv(channels, channels, 3), norm(channels)
@@ -113,19 +113,6 @@ class ClassAttention(nn.Module):
         return attended, torch.cat(logits, 1), attended.sum(1, keepdim=True)
 
 
-class ScaleShift(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(channels, channels, bias=False), nn.ReLU(),
-                                    nn.Linear(channels, channels, bias=False), nn.ReLU())
-        self.gamma = nn.Linear(channels, channels, bias=False)
-        self.beta = nn.Linear(channels, channels, bias=False)
-
-    def forward(self, attended: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.hidden(attended.mean((2, 3)))
-        return self.gamma(hidden), self.beta(hidden)
-
-
 class Decoder(nn.Module):
     def __init__(self, channels: int, out_channels: int, kernel: int,
                  activation: Callable[[Tensor], Tensor]) -> None:
@@ -142,14 +129,15 @@ class Decoder(nn.Module):
 
 
 class FirstGenerator(nn.Module):
-    def __init__(self, ch: int, n_res: int) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
+        ch, n_res = config.ch, config.n_res
         channels = 4 * ch
         self.encoder = Encoder(6, ch, n_res)
         self.attention_residual = nn.Sequential(*[ResidualBlock(channels) for _ in range(2)])
         self.class_attention = ClassAttention(channels, nn.ReLU())
         self.mask_decoder = Decoder(channels, 1, 7, torch.sigmoid)
-        self.scale_shift = ScaleShift(channels)
+        self.scale_shift = ScaleShift(channels, config)
         self.translation_blocks = nn.ModuleList([ResidualBlock(channels, AdaILN)
                                                  for _ in range(n_res)])
         self.content_decoder = Decoder(channels, 3, 7, torch.tanh)
@@ -168,14 +156,15 @@ class FirstGenerator(nn.Module):
 
 
 class SecondGenerator(nn.Module):
-    def __init__(self, ch: int, n_res: int) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
+        ch, n_res = config.ch, config.n_res
         channels = 4 * ch
         self.encoder = Encoder(3, ch, n_res)
         self.split = nn.Sequential(*[ConvBlock(channels, channels, 1, ILN) for _ in range(2)])
         self.class_attention = ClassAttention(channels, nn.ReLU())
         self.mask_output = conv(channels, 1, 3)
-        self.scale_shift = ScaleShift(channels)
+        self.scale_shift = ScaleShift(channels, config)
         self.recon_blocks = nn.ModuleList([ResidualBlock(channels, ILN) for _ in range(n_res)])
         self.translation_blocks = nn.ModuleList([ResidualBlock(channels, AdaILN)
                                                  for _ in range(n_res)])
@@ -201,9 +190,8 @@ class Discriminator(nn.Module):
     def __init__(self, depth: int, ch: int) -> None:
         super().__init__()
 
-        def layer(in_channels: int, out_channels: int, stride: int,
-                  bias: bool = True) -> nn.Module:
-            return spectral_norm(nn.Conv2d(in_channels, out_channels, 4, stride, bias=bias))
+        def layer(inputs: int, outputs: int, stride: int, bias: bool = True) -> nn.Module:
+            return spectral_norm(nn.Conv2d(inputs, outputs, 4, stride, bias=bias))
 
         leaky = nn.LeakyReLU(0.2)
         layers = [layer(3, ch, 2), leaky]
@@ -227,10 +215,9 @@ def build(config: Config) -> nn.ModuleDict:
     """The six networks (light, for color images), by the names of `networks.py`."""
     generator = {'first': FirstGenerator, 'second': SecondGenerator}[config.generation]
     depth = {'G': config.n_dis + 1, 'L': config.n_dis - 1}
-    return nn.ModuleDict(
-        {name: generator(config.ch, config.n_res) for name in ('genA2B', 'genB2A')}
-        | {name: Discriminator(depth[name[3]], config.ch)
-           for names in DISCRIMINATORS.values() for name in names})
+    networks = {name: generator(config) for name in ('genA2B', 'genB2A')}
+    return nn.ModuleDict(networks | {name: Discriminator(depth[name[3]], config.ch)
+                                     for names in DISCRIMINATORS.values() for name in names})
 
 
 def adversarial(outputs: tuple[Tensor, Tensor], target: float) -> Tensor:

@@ -2,56 +2,63 @@
 
     python benchmarks/speed.py OUT.json                # everything at --ch 16 --img_size 128
     python benchmarks/speed.py OUT.json --device cuda --ch 62 --img_size 256
-    python benchmarks/speed.py OUT.json --only flat    # memory over a folder of 10,000 images
+    python benchmarks/speed.py OUT.json --only flat    # also: crf, report
 
-First checks that both compute the same losses and gradients. Then measures them in turns, so that
-a machine that slows down slows both, and prints medians and ratios.
+Measures both in turns, so that a machine that slows down slows both, and prints medians and ratios.
+That both compute the same losses and gradients is tested: tests/stages/test_label_transfer.py.
 """
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+from common import PROJECT, parser_of, resident_memory
 
-import checkpoint as checkpoints  # noqa: E402
-import dataset  # noqa: E402
-import published  # noqa: E402
-from config import Config, resolve  # noqa: E402
-from inference.postprocess import segment, worker_pool  # noqa: E402
-from inference.soft_masks import SoftMask, soft_masks  # noqa: E402
-from networks import build_networks, make_ready  # noqa: E402
-from preparation import phantom  # noqa: E402
-from runtime import distributed  # noqa: E402
-from runtime.threads import cpu_count, prefetch  # noqa: E402
-from stages.base import StepResult  # noqa: E402
-from stages.label_transfer import LabelTransferStage  # noqa: E402
-from stages.student import StudentStage  # noqa: E402
-from trainer import Trainer  # noqa: E402
-from utils import staging_folder  # noqa: E402
+# isort: split
+import checkpoint as checkpoints
+import dataset
+import published
+from config import Config, resolve
+from inference.crf import DenseCRF
+from inference.metrics import METRIC_INFO, segmentation_metrics, summarize
+from inference.postprocess import EXPONENTS, segment, worker_pool
+from inference.soft_masks import SoftMask, soft_masks
+from networks import build_networks, make_ready
+from preparation import phantom
+from reporting import report, visualize
+from runtime import distributed
+from runtime.threads import cpu_count, prefetch
+from stages.base import StepResult
+from stages.label_transfer import LabelTransferStage
+from stages.student import StudentStage
+from trainer import Trainer
+from utils import staging_folder
 
 MODES = {'published': {}, 'ours': {}, 'ours, amp': {'amp': True},
          'ours, compiled': {'compile': True}, 'ours, amp, compiled': {'amp': True, 'compile': True}}
-
 Rows = dict[str, Any]
 GENERATIONS = ('first', 'second')
+ROUNDS = 15
+DATA = PROJECT / 'dataset' / 'phantom'
 
 
 class Bench:
@@ -60,23 +67,21 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.device = torch.device(arguments.device)
-        self.data_root = arguments.data_root
         self.modes = [name for name in MODES if arguments.compile or 'compiled' not in name]
 
     def config(self, generation: str = 'first', **changed: Any) -> Config:
         """The published recipe at the size of the command line."""
         return resolve({'ch': self.arguments.ch, 'img_size': self.arguments.img_size,
                         'batch_size': 2, 'augment': False, 'generation': generation,
-                        'dataset': 'phantom', 'recipe': 'published',
-                        'data_root': str(self.data_root), **changed})
+                        'dataset': 'phantom', 'recipe': 'published', **changed})
 
     def synchronize(self) -> None:
         if self.device.type == 'cuda':
             torch.cuda.synchronize()
 
-    def noise(self, count: int, config: Config, seed: int = 0) -> list[torch.Tensor]:
+    def noise(self, count: int, config: Config) -> list[torch.Tensor]:
         """Random images of A and B, count×3×H×W in [-1, 1]."""
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(0)
         return [(torch.rand(count, 3, *config.size, generator=rng) * 2 - 1).to(self.device)
                 for _ in 'AB']
 
@@ -91,7 +96,24 @@ class Bench:
         stage = LabelTransferStage(config, self.device)
         return lambda: numbers(stage.step({'A': A, 'B': B}, 0))
 
-    def in_turns(self, functions: dict[str, Callable[[], Any]], rounds: int) -> Rows:
+    def warm_steps(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """The published step and ours with their names, after two calls."""
+        for generation in GENERATIONS:
+            for mode in ('published', 'ours'):
+                step = self.step(mode, generation)
+                for _ in range(2):
+                    step()
+                yield f'{generation}, {mode}', step
+
+    def child(self, *arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> float:
+        """The number that this script prints in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, *launcher, __file__, '-', '--ch', str(self.arguments.ch),
+             '--img_size', str(self.arguments.img_size), *arguments],
+            env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
+
+    def in_turns(self, functions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> Rows:
         """Seconds of each function, one call each in every round: median, least and most."""
         for function in functions.values():
             for _ in range(2):  # the first calls choose algorithms and compile
@@ -109,71 +131,10 @@ class Bench:
                        'most_s': max(taken), 'ratio': statistics.median(taken) / first}
                 for name, taken in times.items()}
 
-    # -------------------------------------------------------------------------------- sections
-
-    def check(self) -> Rows:
-        """Losses and gradients of both on one batch, networks in evaluation mode (spectral norm's
-        power iteration stands still); the largest relative differences.
-
-        A rounding can change which pixel is the largest of a map, and with it a network's
-        gradient by 1e-3, in either computation. So of four batches each network's least
-        difference is taken.
-        """
-        results = {}
-        for generation in GENERATIONS:
-            tried = [self.differences(generation, seed) for seed in range(4)]
-            results[generation] = {
-                'losses': max(losses for losses, _ in tried),
-                'gradients': max(map(min, zip(*(gradients for _, gradients in tried),
-                                              strict=True)))}
-            if max(results[generation].values()) > 1e-4:
-                raise SystemExit(f'not the same computation: {generation} {tried}')
-        return results
-
-    def differences(self, generation: str, seed: int) -> tuple[float, list[float]]:
-        """Largest relative difference of a loss, and of the gradient of each network."""
-        config = self.config(generation)
-        torch.manual_seed(seed)
-        stage = LabelTransferStage(config, self.device)
-        stage.networks.eval()
-        stage.networks.train = lambda mode=True: None
-        plain = published.build(config).to(self.device).eval()
-        plain.load_state_dict(stage.networks.state_dict())
-        A, B = self.noise(2, config, seed)
-        ours = {}
-
-        def keep_gradients() -> None:
-            ours.update({name: parameter.grad.clone() for name, parameter in
-                         stage.networks.named_parameters() if parameter.grad is not None})
-
-        for optimizer in stage.optimizers.values():
-            optimizer.step = keep_gradients
-        values = stage.step({'A': A, 'B': B}, 0).losses
-        terms = published.generator_losses(plain, A, B, config)
-        losses = {'gen': sum(terms.values()),
-                  'dis': published.discriminator_loss(plain, A, B, config)}
-        expected = {}
-        for kind, loss in losses.items():
-            parameters = {name: parameter for name, parameter in plain.named_parameters()
-                          if name.startswith(kind)}
-            expected |= dict(zip(parameters, torch.autograd.grad(
-                loss, list(parameters.values()), allow_unused=True), strict=True))
-        of_networks = []
-        for network in plain:
-            names = [name for name in ours if name.startswith(f'{network}.')]
-            difference, size = (torch.cat([part.flatten() for part in parts]).norm().item()
-                                for parts in ([ours[name] - expected[name] for name in names],
-                                              [expected[name] for name in names]))
-            of_networks.append(difference / size)
-        terms['discriminator'] = losses['dis']
-        return max(abs(values[name].item() / term.item() - 1)
-                   for name, term in terms.items()), of_networks
-
     def training(self) -> Rows:
         """A training step in every mode."""
         return {generation: self.in_turns({mode: self.step(mode, generation)
-                                           for mode in self.modes}, self.arguments.rounds)
-                for generation in GENERATIONS}
+                                           for mode in self.modes}) for generation in GENERATIONS}
 
     def student(self) -> Rows:
         """A training step of the U-Net student."""
@@ -182,20 +143,15 @@ class Bench:
         A, _ = self.noise(config.batch_size, config)
         B, _ = self.noise(config.normal_batch, config)
         batch = {'A': A, 'B': B, 'mask': A[:, :1].clone()}
-        return self.in_turns({'student': lambda: student.step(batch, 0)}, self.arguments.rounds)
+        return self.in_turns({'student': lambda: student.step(batch, 0)})
 
     def memory(self) -> Rows:
         """Peak of a process that makes five steps, and of one that only imports: MB of the
         process on a CPU, of what torch allocated on a GPU."""
-        results = {}
-        for generation in GENERATIONS:
-            for mode in ['nothing'] + [name for name in self.modes if 'compiled' not in name]:
-                done = subprocess.run(
-                    [sys.executable, __file__, '-', '--peak', mode, generation, '--device',
-                     str(self.device), '--ch', str(self.arguments.ch), '--img_size',
-                     str(self.arguments.img_size)], capture_output=True, text=True, check=True)
-                results.setdefault(generation, {})[mode] = float(done.stdout.split()[-1])
-        return results
+        modes = ['nothing'] + [name for name in self.modes if 'compiled' not in name]
+        return {generation: {mode: self.child('--peak', mode, generation, '--device',
+                                              str(self.device)) for mode in modes}
+                for generation in GENERATIONS}
 
     def peak(self, mode: str, generation: str) -> float:
         """MB after five steps in a mode; of 'nothing', of the imports alone."""
@@ -203,67 +159,50 @@ class Bench:
             step = self.step(mode, generation)
             for _ in range(5):
                 step()
-        if self.device.type == 'cuda':
-            return torch.cuda.max_memory_allocated() / 1e6
-        if Path('/proc/self/status').is_file():  # getrusage counts the parent process in
-            status = Path('/proc/self/status').read_text()
-            return int(status.split('VmHWM:')[1].split()[0]) / 1e3
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        is_cuda = self.device.type == 'cuda'
+        return torch.cuda.max_memory_allocated() / 1e6 if is_cuda else peak_memory()
 
     def ceiling(self) -> Rows:
         """Matrix operations of a step over the rate of a large matrix product."""
         size = 2048 if self.device.type == 'cpu' else 8192
         results = {}
         for kind, dtype in (('float32', torch.float32), ('bfloat16', torch.bfloat16)):
-            left, right = (torch.randn(size, size, device=self.device).to(dtype)
-                           for _ in range(2))
+            left, right = torch.randn(2, size, size, device=self.device).to(dtype)
             taken = self.in_turns({'product': lambda a=left, b=right: a @ b}, 9)
             results[f'{kind} TFLOP/s'] = 2 * size ** 3 / taken['product']['median_s'] / 1e12
-        for generation in GENERATIONS:
-            for mode in ('published', 'ours'):
-                step = self.step(mode, generation)
+        for name, step in self.warm_steps():
+            with FlopCounterMode(display=False) as counter:
                 step()
-                with FlopCounterMode(display=False) as counter:
-                    step()
-                flops = counter.get_total_flops()
-                results[f'{generation}, {mode}: GFLOP a step'] = flops / 1e9
-                results[f'{generation}, {mode}: s at that rate, float32'] = (
-                    flops / 1e12 / results['float32 TFLOP/s'])
+            teraflops = counter.get_total_flops() / 1e12
+            results[f'{name}: GFLOP a step'] = teraflops * 1e3
+            results[f'{name}: s at that rate, float32'] = teraflops / results['float32 TFLOP/s']
         return results
 
     def profile(self) -> Rows:
         """Where a step's time goes: ms of each operator itself, the ten longest."""
         results = {}
-        for generation in GENERATIONS:
-            for mode in ('published', 'ours'):
-                step = self.step(mode, generation)
-                for _ in range(2):
+        kind = 'self_device' if self.device.type == 'cuda' else 'self_cpu'
+        for name, step in self.warm_steps():
+            with torch.profiler.profile() as profiler:  # of the CPU and, if any, the GPU
+                for _ in range(3):
                     step()
-                kinds = [torch.profiler.ProfilerActivity.CPU]
-                if self.device.type == 'cuda':
-                    kinds.append(torch.profiler.ProfilerActivity.CUDA)
-                with torch.profiler.profile(activities=kinds) as profiler:
-                    for _ in range(3):
-                        step()
-                    self.synchronize()
-                spent = {event.key: (event.self_device_time_total if self.device.type == 'cuda'
-                                     else event.self_cpu_time_total) / 3e3
-                         for event in profiler.key_averages()}
-                longest = sorted(spent, key=spent.get, reverse=True)[:10]
-                results[f'{generation}, {mode}'] = {
-                    **{name: round(spent[name], 1) for name in longest},
-                    'all': round(sum(spent.values()), 1)}
+                self.synchronize()
+            spent = {event.key: getattr(event, f'{kind}_time_total') / 3e3
+                     for event in profiler.key_averages()}
+            longest = sorted(spent, key=spent.get, reverse=True)[:10]
+            results[name] = {operator: round(spent[operator], 1) for operator in longest}
+            results[name]['all'] = round(sum(spent.values()), 1)
         return results
 
     def test(self) -> Rows:
         """Soft masks of trainA (images of 256 px) as files: the whole published generator,
         image by image, against the layers of the mask, read and written beside the network."""
-        paths = dataset.list_images(self.data_root / 'phantom' / 'trainA')[:self.arguments.images]
+        paths = dataset.list_images(DATA / 'trainA')[:self.arguments.images]
         results = {}
         for generation in GENERATIONS:
             with tempfile.TemporaryDirectory() as folder:
-                functions = self.mask_writers(generation, paths, Path(folder))
-                results[generation] = self.in_turns(functions, 3)
+                results[generation] = self.in_turns(
+                    self.mask_writers(generation, paths, Path(folder)), 3)
             for row in results[generation].values():
                 row['images_per_s'] = len(paths) / row['median_s']
         return results
@@ -292,9 +231,7 @@ class Bench:
         def our_way() -> None:
             def save(soft: SoftMask) -> None:
                 Image.fromarray(soft.mask).save(folder / f'{soft.path.stem}.png', compress_level=1)
-
-            for _ in soft_masks(network, paths, config, self.device, finish=save):
-                pass
+            list(soft_masks(network, paths, config, self.device, finish=save))
 
         return {'published': published_way, 'ours': our_way}
 
@@ -307,20 +244,15 @@ class Bench:
             images = dataset.training_images(config.data_folder)
             stage = LabelTransferStage(config, self.device)
             store = dataset.ImageStore(config, stage.sample_size(config))
-
-            def batches(iterations: int, config: Config = config, images: Any = images,
-                        store: Any = store, stage: Any = stage) -> Any:
-                return dataset.training_batches(
-                    images, dataclasses.replace(config, iteration=iterations), 0, store,
-                    augment=stage.augment_sample)
-
+            batches = functools.partial(dataset.training_batches, images, start=0, store=store,
+                                        augment=stage.augment_sample)
             for name, iterations in (('decoded', 100), ('kept in memory', 400)):
                 start, count = time.perf_counter(), 0
-                for batch in batches(iterations):
+                for batch in batches(dataclasses.replace(config, iteration=iterations)):
                     count += len(batch['A']) + len(batch['B'])
                 results[f'{generation}, {name}: images/s'] = count / (time.perf_counter() - start)
             results[f'{generation}: share of training spent waiting'] = self.waiting(
-                stage, batches(60))
+                stage, batches(dataclasses.replace(config, iteration=60)))
         return results
 
     def waiting(self, stage: LabelTransferStage, batches: Any) -> float:
@@ -338,21 +270,46 @@ class Bench:
 
     def postprocessing(self) -> Rows:
         """The CRF of the test images, one after the other and on all cores."""
-        cases = dataset.find_cases(self.data_root / 'phantom', 'test')[:40]
+        cases = dataset.find_cases(DATA, 'test')[:40]
         images = [np.asarray(dataset.read_image(case.image)) for case in cases]
         masks = [dataset.read_label(case.label).astype(np.uint8) * 200 + 20 for case in cases]
+        pairs = list(zip(masks, images, strict=True))
         with worker_pool() as pool:
-            def one_by_one() -> None:
-                for mask, image in zip(masks, images, strict=True):
-                    segment(mask, 'crf', image)
+            def in_pool(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+                return pool.submit(segment, pair[0], 'crf', pair[1]).result()
 
-            def on_all_cores() -> None:
-                for _ in prefetch(
-                        lambda pair: pool.submit(segment, pair[0], 'crf', pair[1]).result(),
-                        zip(masks, images, strict=True), cpu_count()):
-                    pass
+            return self.in_turns({
+                'one by one': lambda: [segment(mask, 'crf', image) for mask, image in pairs],
+                'all cores': lambda: list(prefetch(in_pool, pairs, cpu_count()))}, 3)
 
-            return self.in_turns({'one by one': one_by_one, 'all cores': on_all_cores}, 3)
+    def crf(self) -> Rows:
+        """The dense CRF of one image of 256 px, lattices included, with one t and with all that val
+        tries: the first of the built-in test set, and uniform noise, the worst case (every pixel
+        has lattice points of its own). Also the memory it adds to the process, MB."""
+        before, rng = peak_memory(), np.random.default_rng(0)
+        path = dataset.list_images(DATA / 'testA')[0]
+        results = {}
+        for name, image in (('phantom', np.asarray(dataset.read_image(path))),
+                            ('noise', rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))):
+            mask = rng.uniform(0, 1, image.shape[:2]).astype(np.float32)
+            results[name] = self.in_turns({
+                f'{len(exponents)} t': functools.partial(
+                    lambda image, mask, exponents: DenseCRF(image).infer(mask, exponents),
+                    image, mask, exponents) for exponents in ((1,), EXPONENTS)}, 7)
+        return {**results, 'memory added: MB': peak_memory() - before}
+
+    def report(self) -> Rows:
+        """report.html of --images built-in images of 256 px with all eight kinds each: seconds to
+        write (drawing them included), to open and to sort it in headless Chromium, MB."""
+        with tempfile.TemporaryDirectory() as folder:
+            path, start = Path(folder) / 'report.html', time.perf_counter()
+            report.write(path, 'speed', {}, report_entries(self.arguments.images), METRIC_INFO,
+                         summarize)
+            results = {'written: s': time.perf_counter() - start,
+                       'size: MB': path.stat().st_size / 1e6, 'peak memory: MB': peak_memory()}
+            if shutil.which('chromium') and shutil.which('chromedriver'):
+                results['opened: s'], results['sorted: s'] = open_in_browser(path)
+        return results
 
     def processes(self) -> Rows:
         """A step of one process on one thread, and of two that share their gradients, on a
@@ -361,14 +318,10 @@ class Bench:
         results = {'gradients: MB': sum(4 * parameter.numel() for name, parameter
                                         in networks.named_parameters()
                                         if 'recon_decoder' not in name) / 1e6}
-        size = ['--ch', str(self.arguments.ch), '--img_size', str(self.arguments.img_size)]
         for count in (1, 2):
-            done = subprocess.run(
-                [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-                 f'--nproc_per_node={count}', __file__, '-', '--shared', *size],
-                env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True,
-                check=True)
-            results[f'{count} processes: s a step'] = float(done.stdout.split()[-1])
+            launcher = '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={count}'
+            results[f'{count} processes: s a step'] = self.child('--shared', launcher=launcher,
+                                                                 OMP_NUM_THREADS='1')
         return results
 
     def shared(self) -> None:
@@ -384,10 +337,9 @@ class Bench:
         and checking the data, a checkpoint, an image grid and val included)."""
         results = {}
         with tempfile.TemporaryDirectory() as folder:
-            for name, flags in (('--help', ['--help']),
-                                ('first iteration', ['--iteration', '1', '--data_root',
-                                                     f'{folder}/data', '--result_dir',
-                                                     f'{folder}/results'])):
+            first = ['--iteration', '1', '--data_root', f'{folder}/data', '--result_dir',
+                     f'{folder}/results']
+            for name, flags in (('--help', ['--help']), ('first iteration', first)):
                 start = time.perf_counter()
                 subprocess.run([sys.executable, PROJECT / 'main.py', *flags], check=True,
                                capture_output=True)
@@ -397,12 +349,11 @@ class Bench:
     def flat(self) -> Rows:
         """Memory of the process while a folder of 10,000 images is tested by a small network."""
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            drawn = dataset.list_images(self.data_root / 'phantom' / 'testA')
-            (folder / 'many' / 'testA').mkdir(parents=True)
+            folder, images = Path(name), Path(name, 'many', 'testA')
+            drawn = dataset.list_images(DATA / 'testA')
+            images.mkdir(parents=True)
             for number in range(10_000):
-                (folder / 'many' / 'testA' / f'{number:05d}.png').symlink_to(
-                    drawn[number % len(drawn)].resolve())
+                (images / f'{number:05d}.png').symlink_to(drawn[number % len(drawn)].resolve())
             flags = {'dataset': 'many', 'data_root': str(folder), 'result_dir': str(folder / 'out'),
                      'ch': 8, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'recipe': 'published',
                      'device': str(self.device)}
@@ -412,19 +363,18 @@ class Bench:
             checkpoints.save(checkpoint, build_networks(config), config, 1, None, None, {})
             source = checkpoints.read(checkpoint)
             masks = staging_folder(config.result_folder / 'test1' / checkpoint.stem) / 'mask'
-            samples, stop = [], threading.Event()
+            samples, stop, start = [], threading.Event(), time.perf_counter()
             watcher = threading.Thread(target=watch_memory, args=(masks, samples, stop))
             watcher.start()
-            start = time.perf_counter()
             try:
                 Trainer(resolve({**flags, 'phase': 'test'}, source.config)).test(source)
             finally:
                 stop.set()
                 watcher.join()
             taken = time.perf_counter() - start
-        return {f'{least} images: MB': next((resident for count, resident in samples
-                                             if count >= least), None)
-                for least in (500, 1000, 2500, 5000, 7500, 9900)} | {'seconds': taken}
+        return {'seconds': taken} | {
+            f'{least} images: MB': next((mb for count, mb in samples if count >= least), None)
+            for least in (500, 1000, 2500, 5000, 7500, 9900)}
 
 
 def numbers(result: StepResult) -> list[float]:
@@ -436,35 +386,71 @@ def watch_memory(folder: Path, samples: list[tuple[int, float]], stop: threading
     """Every second note how many files a folder holds and the memory of this process, MB."""
     while not stop.is_set():
         count = len(os.listdir(folder)) if folder.is_dir() else 0
-        pages = int(Path('/proc/self/statm').read_text().split()[1])
-        samples.append((count, pages * os.sysconf('SC_PAGE_SIZE') / 1e6))
+        samples.append((count, resident_memory()))
         stop.wait(1)
 
 
-SECTIONS = ('check', 'training', 'student', 'memory', 'ceiling', 'profile', 'test', 'data',
+def peak_memory() -> float:
+    """The largest memory this process has had, MB."""
+    if Path('/proc/self/status').is_file():  # getrusage counts the parent process in
+        return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def report_entries(count: int) -> Iterator[report.Entry]:
+    """So many cases; after 60 come the same images under other names."""
+    cases = [phantom.draw_skin(np.random.default_rng(number), 256, True) for number in range(60)]
+    for number in range(count):
+        image, label = cases[number % len(cases)]
+        soft = cv2.GaussianBlur(label, (0, 0), 6)
+        segmentation = np.roll(soft, number % 23, 1) > 127
+        images = {'image': image,
+                  'heatmap': visualize.from_heatmap(cv2.GaussianBlur(label, (0, 0), 12)),
+                  'stage1_mask': soft, 'mask': soft,
+                  'segmentation': segmentation.astype(np.uint8) * 255, 'label': label,
+                  'translation': cv2.medianBlur(image, 15),
+                  'overlay': visualize.overlay(image, segmentation, label > 0)}
+        yield report.Entry(f'image_{number:05}', images,
+                           segmentation_metrics(segmentation, label > 0))
+
+
+def open_in_browser(path: Path) -> tuple[float, float]:
+    """Seconds until the page is complete, and to sort it."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which('chromium')
+    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'window-size=1200,900'):
+        options.add_argument(f'--{flag}')
+    with webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver'))) as driver:
+        driver.get(path.as_uri())
+        complete = driver.execute_script(
+            "return performance.getEntriesByType('navigation')[0].domComplete")
+        to_sort = driver.execute_script(
+            "const start = performance.now(), order = document.getElementById('order');"
+            "order.value = 'JA'; order.dispatchEvent(new Event('change'));"
+            "document.body.getBoundingClientRect(); return performance.now() - start")
+    return complete / 1000, to_sort / 1000
+
+
+SECTIONS = ('training', 'student', 'memory', 'ceiling', 'profile', 'test', 'data',
             'postprocessing', 'start', 'processes')
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('out', type=Path)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--ch', type=int, default=16)
-    parser.add_argument('--img_size', type=int, default=128)
-    parser.add_argument('--rounds', type=int, default=15)
-    parser.add_argument('--images', type=int, default=200, help='of the test, at most 200')
-    parser.add_argument('--compile', action='store_true', help='measure compiled networks too')
-    parser.add_argument('--data_root', type=Path, default=PROJECT / 'dataset')
-    parser.add_argument('--only', nargs='+', choices=(*SECTIONS, 'flat'))
-    parser.add_argument('--peak', nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument('--shared', action='store_true', help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 def main() -> None:
     """Measure the sections and keep what is measured so far in the output file."""
-    arguments = parse()
+    parser = parser_of(__doc__)
+    parser.add_argument('out', type=Path)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--ch', type=int, default=16)
+    parser.add_argument('--img_size', type=int, default=128)
+    parser.add_argument('--images', type=int, default=200,
+                        help='of the test, at most 200, or of the report')
+    parser.add_argument('--compile', action='store_true', help='measure compiled networks too')
+    parser.add_argument('--only', nargs='+', choices=(*SECTIONS, 'flat', 'crf', 'report'))
+    parser.add_argument('--peak', nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--shared', action='store_true', help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
     bench = Bench(arguments)
     if arguments.peak:
         print(bench.peak(*arguments.peak))
@@ -472,8 +458,8 @@ def main() -> None:
     if arguments.shared:
         bench.shared()
         return
-    if not (arguments.data_root / 'phantom').is_dir():
-        phantom.write_phantom(arguments.data_root / 'phantom')
+    if not DATA.is_dir():
+        phantom.write_phantom(DATA)
     results = {'machine': f'{platform.machine()}, {cpu_count()} cores',
                'torch': torch.__version__, 'threads': torch.get_num_threads(),
                'device': torch.cuda.get_device_name() if bench.device.type == 'cuda' else 'cpu',

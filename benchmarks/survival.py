@@ -24,12 +24,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / 'tests')]
+from common import PROJECT, parser_of, resident_memory
 
-import checkpoint as checkpoints  # noqa: E402
-from fuzz import Paths, make_paths  # noqa: E402
-from helpers import STAGE_1, TINY_FLAGS  # noqa: E402
+# isort: split
+import checkpoint as checkpoints
+from fuzz import Paths, make_paths
+from helpers import STAGE_1, TINY_FLAGS
 
 
 def command(paths: Paths, *arguments: Any) -> list[str]:
@@ -49,11 +49,10 @@ def numbered(folder: Path) -> list[Path]:
     return checkpoints.numbered(folder, 'Tiny') if folder.is_dir() else []
 
 
-def iteration_of(path: Path) -> int:
-    return int(path.stem[-7:])
-
-
-# ------------------------------------------------------------------------------------------- kill
+def newest(folder: Path) -> int:
+    """The iteration of a run's newest checkpoint, 0 before there is one."""
+    paths = numbered(folder)
+    return int(paths[-1].stem[-7:]) if paths else 0
 
 
 class KillTest:
@@ -61,8 +60,8 @@ class KillTest:
 
     def __init__(self, paths: Paths, rng: random.Random) -> None:
         self.paths, self.rng = paths, rng
-        self.folder = paths.results / 'Tiny' / 'model1'
-        self.losses = paths.results / 'Tiny' / 'log1' / 'losses.csv'
+        self.folder = paths.results / 'Tiny/model1'
+        self.losses = paths.results / 'Tiny/log1/losses.csv'
         self.damaged = self.failed = self.lost = self.most_lost = self.reached = 0
 
     def start_and_kill(self, number: int) -> None:
@@ -83,29 +82,26 @@ class KillTest:
         stderr = running.communicate()[1].decode()
         if running.returncode != -signal.SIGKILL:
             self.failed += 1
-            print(f'kill {number}: ended by itself, exit code {running.returncode}: '
-                  f'{stderr[-500:]}')
+            print(f'kill {number}: ended, exit code {running.returncode}: {stderr[-500:]}')
 
     def inspect(self, number: int) -> None:
         """Count damaged checkpoints, and iterations that are logged but not saved."""
-        existing = numbered(self.folder)
-        for path in [*existing, *self.folder.glob('best.pt')]:
+        for path in [*numbered(self.folder), *self.folder.glob('best.pt')]:
             try:
                 checkpoints.read(path)
             except Exception as error:
                 self.damaged += 1
                 print(f'kill {number}: {error}')
-        newest = iteration_of(existing[-1]) if existing else 0
-        if newest < self.reached:
+        if (saved := newest(self.folder)) < self.reached:
             self.failed += 1
-            print(f'kill {number}: from iteration {self.reached} back to {newest}')
-        self.reached = newest
+            print(f'kill {number}: from iteration {self.reached} back to {saved}')
+        self.reached = saved
         if self.losses.is_file():
             with open(self.losses, newline='') as file:
                 rows = list(csv.reader(file))[1:]
             logged = int(rows[-1][0]) if rows and rows[-1] and rows[-1][0].isdigit() else 0
-            self.lost += max(0, logged - newest)
-            self.most_lost = max(self.most_lost, logged - newest)
+            self.lost += max(0, logged - saved)
+            self.most_lost = max(self.most_lost, logged - saved)
 
 
 def kill(options: argparse.Namespace) -> int:
@@ -128,26 +124,16 @@ def kill(options: argparse.Namespace) -> int:
         return 1 if test.damaged or test.failed else 0
 
 
-# ------------------------------------------------------------------------------------------- long
-
-
-def usage(process: int) -> tuple[float, int, int]:
-    """Resident memory in MB, open files and threads of a process."""
-    folder = Path('/proc') / str(process)
-    pages = int((folder / 'statm').read_text().split()[1])
-    return (pages * os.sysconf('SC_PAGE_SIZE') / 1e6, len(list((folder / 'fd').iterdir())),
-            len(list((folder / 'task').iterdir())))
-
-
 def watch(running: subprocess.Popen, folder: Path, results: Path) -> dict[int, float]:
     """Print the usage of a run at every 500th iteration until it ends; memory by iteration, MB."""
     memory = {}
     while running.poll() is None:
-        existing = numbered(folder)
-        iteration = iteration_of(existing[-1]) if existing else 0
+        iteration = newest(folder)
         if iteration and iteration % 500 == 0 and iteration not in memory:
+            process = Path('/proc') / str(running.pid)
             try:
-                memory[iteration], files, threads = usage(running.pid)
+                memory[iteration] = resident_memory(running.pid)
+                files, threads = (len(os.listdir(process / kind)) for kind in ('fd', 'task'))
             except OSError:
                 break
             written = contents(results).values()
@@ -178,9 +164,6 @@ def long(options: argparse.Namespace) -> int:
         return 1 if growth > 0.03 or running.returncode else 0
 
 
-# ------------------------------------------------------------------------------------------- disk
-
-
 def disk(options: argparse.Namespace) -> int:
     """Train on a small file system until it is full, make room, and go on."""
     with tempfile.TemporaryDirectory() as root:
@@ -198,11 +181,10 @@ def disk(options: argparse.Namespace) -> int:
             with suppress(OSError):
                 filler.write_bytes(b'0' * options.megabytes * 2 ** 20)
             stderr = running.communicate()[1]
-            print(f'exit code {running.returncode}; last line: '
-                  f'{stderr.strip().splitlines()[-1]}\ntraceback: {"Traceback" in stderr}')
-            whole = [checkpoints.read(path).iteration
-                     for path in [*numbered(folder), folder / 'best.pt']]
-            print(f'whole checkpoints of iterations {whole}')
+            paths_left = [*numbered(folder), folder / 'best.pt']
+            print(f'exit code {running.returncode}; last line: {stderr.strip().splitlines()[-1]}\n'
+                  f'traceback: {"Traceback" in stderr}\nwhole checkpoints of iterations '
+                  f'{[checkpoints.read(path).iteration for path in paths_left]}')
             filler.unlink()
             resumed = subprocess.run(command(paths, *arguments, '--resume', 'True'),
                                      capture_output=True, text=True)
@@ -214,8 +196,7 @@ def disk(options: argparse.Namespace) -> int:
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument('what', choices=['kill', 'long', 'disk'])
     parser.add_argument('--kills', type=int, default=200)
     parser.add_argument('--seed', type=int, default=0)

@@ -7,15 +7,11 @@ draws them anew, also while the run goes on.
 import csv
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import median_filter
 
 from utils import atomic_write
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 COLUMNS = 4  # panels side by side
 PANEL_SIZE = 3.3, 2.4  # inches
@@ -42,22 +38,19 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def draw(folder: Path) -> Path | None:
-    """Draw losses.csv, val.csv and score.csv of a folder as its curves.png.
-
-    Every loss has its own panel: measured values faint, their running median strong; losses that
-    are 0 throughout are left out. Returns the file, or None where there is nothing to draw.
-    """
+    """Draw losses.csv, val.csv and score.csv of a folder as its curves.png; returns that file, or
+    None where there is nothing to draw. Every loss has its own panel, measured values faint and
+    their running median strong; losses that are 0 throughout are left out."""
     from matplotlib.figure import Figure  # takes a second; not pyplot, which keeps all figures
 
     losses = read(folder / 'losses.csv')
     val = {name: values for name, values in read(folder / 'val.csv').items()
            if name in ('iteration', *VAL_METRICS)}
-    scores = {title: table for title, table in
-              (('val (percent)', val),
-               ('label-free score (percent)', read(folder / 'score.csv'))) if table}
+    tables = {'val (percent)': val, 'label-free score (percent)': read(folder / 'score.csv')}
+    tables = {title: table for title, table in tables.items() if table}
     names = [name for name, values in losses.items() if name != 'iteration'
              and np.nan_to_num(values).any()]
-    count = len(names) + len(scores)
+    count = len(names) + len(tables)
     if not count:
         return None
     width, height = min(count, COLUMNS), -(-count // COLUMNS)
@@ -67,41 +60,31 @@ def draw(folder: Path) -> Path | None:
                            bottom=0.5 / figure.get_figheight(),
                            top=1 - 0.3 / figure.get_figheight(), wspace=0.3, hspace=0.5)
     panels = list(figure.subplots(height, width, squeeze=False).ravel())
-    for panel, (title, table) in zip(panels, scores.items(), strict=False):
-        draw_scores(panel, title, table)
-    for panel, name in zip(panels[len(scores):], names, strict=False):
-        draw_loss(panel, name.replace('_', ' '), losses['iteration'], losses[name])
+    for panel, (title, table) in zip(panels, tables.items(), strict=False):
+        iterations = table.pop('iteration')
+        for name, values in table.items():
+            panel.plot(iterations, values, marker='.', label=name)
+        panel.set_title(title, fontsize=10)
+        panel.set_ylim(0, 100)
+        panel.legend(fontsize=8)
+    for panel, name in zip(panels[len(tables):], names, strict=False):
+        iterations, values = losses['iteration'], losses[name]
+        panel.plot(iterations, values, color=FAINT_COLOR, linewidth=0.7)
+        smoothed = median_filter(values, max(1, len(values) // SMOOTHED_SHARE), mode='nearest')
+        panel.plot(iterations, smoothed, color=LINE_COLOR)
+        low, high = np.nanpercentile(np.where(np.isfinite(values), values, np.nan), (0, 99))
+        if low > 0 and high > 20 * low:  # more than a decade
+            panel.set_yscale('log')
+        panel.set_title(name.replace('_', ' '), fontsize=10)
     for panel in panels[:count]:
         panel.grid(alpha=0.3)
         panel.tick_params(labelsize=8)
         panel.set_xlabel('iteration', fontsize=8)
     for panel in panels[count:]:
         panel.set_axis_off()
-    path = folder / 'curves.png'
-    with atomic_write(path) as temporary:
+    with atomic_write(folder / 'curves.png') as temporary:
         figure.savefig(temporary, dpi=110, format='png')
-    return path
-
-
-def draw_scores(panel: 'Axes', title: str, table: dict[str, np.ndarray]) -> None:
-    """One line for each column, in percent over iterations."""
-    for name, values in table.items():
-        if name != 'iteration':
-            panel.plot(table['iteration'], values, marker='.', label=name)
-    panel.set_title(title, fontsize=10)
-    panel.set_ylim(0, 100)
-    panel.legend(fontsize=8)
-
-
-def draw_loss(panel: 'Axes', title: str, iterations: np.ndarray, values: np.ndarray) -> None:
-    """A loss as it was measured and its running median."""
-    panel.plot(iterations, values, color=FAINT_COLOR, linewidth=0.7)
-    smoothed = median_filter(values, max(1, len(values) // SMOOTHED_SHARE), mode='nearest')
-    panel.plot(iterations, smoothed, color=LINE_COLOR)
-    low, high = np.nanpercentile(np.where(np.isfinite(values), values, np.nan), (0, 99))
-    if low > 0 and high > 20 * low:  # more than a decade
-        panel.set_yscale('log')
-    panel.set_title(title, fontsize=10)
+    return folder / 'curves.png'
 
 
 if __name__ == '__main__':

@@ -8,11 +8,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,6 +43,7 @@ BINARY_KINDS = {'segmentation', 'label'}  # kept without loss, shown with crisp 
 
 MetricInfo = dict[str, tuple[str, str]]  # short name -> full name, meaning
 Summary = dict[str, dict[str, float]]  # mean, median, lowest, highest -> metric -> percent
+Summarize = Callable[[list[dict[str, float]]], Summary]
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,13 @@ class Entry:
     """One case of the report."""
 
     name: str  # the file's stem
-    images: dict[str, np.ndarray | Path]  # kind -> uint8 H×W or H×W×3, or a file; in display order
+    # by kind, in display order: uint8 H×W or H×W×3, a file, or WebP, which the page holds
+    images: dict[str, np.ndarray | Path | bytes]
     metrics: dict[str, float] | None = None  # by short name, percent; None without a label
 
 
-class ReducedEntry(NamedTuple):
-    """What the page keeps of an entry."""
-
-    name: str
-    metrics: dict[str, float] | None
-    images: dict[str, bytes]  # kind -> WebP
-
-
 def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry],
-          metric_info: MetricInfo, summarize: Callable[[list[dict[str, float]]], Summary]) -> None:
+          metric_info: MetricInfo, summarize: Summarize) -> None:
     """Write the report as one file; an earlier one stays as it is until the new one is whole.
 
     `facts` say what made the results: checkpoint, post-processing, … `entries` are gone through
@@ -72,22 +66,19 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
     the table from the entries' metrics.
     """
     reduced = list(_reduce(entries))
-    kinds = _all_kinds(entry.images for entry in reduced)
+    kinds = _all_kinds(reduced)
     rows = [entry.metrics for entry in reduced if entry.metrics]
     template = Path(__file__).with_name('report_template.html').read_text('utf-8')
+    # by its digest the browser knows the only script it may run, whatever names hold
     script = re.search('<script>(.*?)</script>', template, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     facts = {'images': f'{len(reduced)}, {len(rows) or "none"} with a label', **facts}
     summary = _summary(rows, metric_info, summarize(rows)) if rows else (
         '<p>No image has a label, so there are no metrics.</p>')
-    # by its digest the browser knows the only script it may run, whatever names hold
-    parts = {'script': [f'sha256-{digest}'],
-             'title': [escape(title)],
-             'facts': [_definitions(facts)],
-             'metrics': [summary],
-             'kinds': [_definitions({kind_name(kind): KIND_MEANINGS.get(kind, '')
-                                     for kind in kinds}),
-                       _legend() if 'overlay' in kinds else ''],
+    meanings = {kind_name(kind): KIND_MEANINGS.get(kind, '') for kind in kinds}
+    parts = {'script': [f'sha256-{digest}'], 'title': [escape(title)],
+             'facts': [_definitions(facts)], 'metrics': [summary],
+             'kinds': [_definitions(meanings), _legend() if 'overlay' in kinds else ''],
              'data': _data(kinds, list(metric_info), reduced)}
     with (atomic_write(path) as temporary,
           open(temporary, 'w', encoding='utf-8', errors='replace', newline='\n') as file):
@@ -95,72 +86,57 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
             file.writelines(parts[text] if index % 2 else [text])
 
 
-# ------------------------------------------------------------------------------------- images
-
-
-def _reduce(entries: Iterable[Entry]) -> Iterator[ReducedEntry]:
+def _reduce(entries: Iterable[Entry]) -> Iterator[Entry]:
     """The entries with images of one size, which depends on how many there are."""
+    def reduced(entry: Entry, side: int) -> Entry:
+        return replace(entry, images={kind: _webp(image, kind, side)
+                                      for kind, image in entry.images.items()})
+
     large = []  # until there are too many
     for entry in entries:
-        side = SMALL_SIDE if large is None else LARGE_SIDE
-        reduced = ReducedEntry(entry.name, entry.metrics,
-                               {kind: _webp(_open(kind, image), kind, side)
-                                for kind, image in entry.images.items()})
         if large is None:
-            yield reduced
+            yield reduced(entry, SMALL_SIDE)
             continue
-        large.append(reduced)
+        large.append(reduced(entry, LARGE_SIDE))
         if len(large) > MAX_LARGE_ENTRIES:
-            yield from map(_smaller, large)
+            yield from (reduced(earlier, SMALL_SIDE) for earlier in large)
             large = None
     yield from large or ()
 
 
-def _smaller(entry: ReducedEntry) -> ReducedEntry:
-    return entry._replace(images={kind: _webp(Image.open(BytesIO(image)), kind, SMALL_SIDE)
-                                  for kind, image in entry.images.items()})
-
-
-def _open(kind: str, source: np.ndarray | Path) -> Image.Image:
-    image = read_image(source) if isinstance(source, Path) else Image.fromarray(source)
-    if kind == 'label':  # in its file lesion may be 1
-        extrema = image.getextrema()
-        channels = extrema if isinstance(extrema[0], tuple) else [extrema]
-        half = max(high for _, high in channels) / 2
-        image = image.point(lambda value: 255 if value > half else 0)
-    return image
-
-
-def _webp(image: Image.Image, kind: str, side: int) -> bytes:
-    """The image, reduced to at most side × side px."""
+def _webp(source: np.ndarray | Path | bytes, kind: str, side: int) -> bytes:
+    """An image as WebP, reduced to at most side × side px."""
+    if isinstance(source, bytes):
+        image = Image.open(BytesIO(source))
+    else:
+        image = read_image(source) if isinstance(source, Path) else Image.fromarray(source)
+        if kind == 'label':  # in its file lesion may be 1
+            half = np.asarray(image).max() / 2
+            image = image.point(lambda value: 255 if value > half else 0)
     image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
     file = BytesIO()
     image.save(file, 'WEBP', quality=WEBP_QUALITY, lossless=kind in BINARY_KINDS)
     return file.getvalue()
 
 
-# ------------------------------------------------------------------------------------- the page
-
-
 def kind_name(kind: str) -> str:
     return KIND_NAMES.get(kind, kind.replace('_', ' '))
 
 
-def _all_kinds(images: Iterable[dict[str, bytes]]) -> list[str]:
+def _all_kinds(entries: list[Entry]) -> list[str]:
     """The kinds of all entries in display order; one that the first entries lack comes behind the
     kind that precedes it where it occurs first."""
     kinds = []
-    for of_entry in images:
+    for entry in entries:
         index = 0
-        for kind in of_entry:
+        for kind in entry.images:
             if kind not in kinds:
                 kinds.insert(index, kind)
             index = kinds.index(kind) + 1
     return kinds
 
 
-def _data(kinds: list[str], metric_names: list[str],
-          entries: list[ReducedEntry]) -> Iterator[str]:
+def _data(kinds: list[str], metric_names: list[str], entries: list[Entry]) -> Iterator[str]:
     """What the script reads, as JSON in which no HTML tag can begin or end. Metrics are texts,
     rounded as everywhere else in this program."""
     def to_json(value: Any) -> str:
@@ -170,10 +146,11 @@ def _data(kinds: list[str], metric_names: list[str],
                     'meaning': KIND_MEANINGS.get(kind, '')} for kind in kinds]
     yield (f'{{"metrics": {to_json(metric_names)}, "kinds": {to_json(shown_kinds)}, '
            '"entries": [')
-    for number, (name, metrics, images) in enumerate(entries):
+    for number, entry in enumerate(entries):
+        metrics, images = entry.metrics, entry.images
         yield ',\n' if number else '\n'
         yield to_json({
-            'name': name,
+            'name': entry.name,
             'JA': float(metrics['JA']) if metrics else None,
             'metrics': [f'{metrics[metric]:.1f}' for metric in metric_names] if metrics else None,
             'images': [base64.b64encode(images[kind]).decode() if kind in images else None

@@ -7,14 +7,14 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dataset import Case, read_image, read_label
 from reporting import report, visualize
-from reporting.report import MetricInfo, Summary
+from reporting.report import MetricInfo, Summarize, Summary
 from runtime import distributed
 from utils import make_folder, new_staging_folder, staging_folder
 
@@ -25,15 +25,6 @@ OVERVIEW_ROWS = ('image', 'heatmap', 'stage1_mask', 'mask', 'segmentation', 'lab
 UNLABELED_GRAY = 127  # in place of a label in the overview
 
 Row = dict[str, Any]  # name and metrics of one case
-Summarize = Callable[[list[dict[str, float]]], Summary]
-
-
-class NetworkOutput(Protocol):
-    """What a network made of one image, in the image's size (inference.soft_masks.SoftMask)."""
-
-    mask: np.ndarray  # H×W uint8, 255 = lesion
-    heatmap: np.ndarray | None  # H×W float, any range
-    translation: np.ndarray | None  # H×W×3 uint8
 
 
 class ResultFolder:
@@ -56,9 +47,9 @@ class ResultFolder:
         Image.fromarray(image).save(make_folder(self.folder / kind) / f'{name}.png',
                                     compress_level=1)
 
-    def write_network_output(self, case: Case, soft: NetworkOutput,
-                             stage1_mask: Path | None) -> None:
-        """The soft mask, heatmap and translation of a case, and the stage-1 soft mask, if any."""
+    def write_network_output(self, case: Case, soft: Any, stage1_mask: Path | None) -> None:
+        """The soft mask, heatmap and translation of a case (`soft`, an
+        inference.soft_masks.SoftMask), and the stage-1 soft mask, if any."""
         if stage1_mask:
             self.write('stage1_mask', case.name, np.asarray(read_image(stage1_mask, 1)))
         self.write('mask', case.name, soft.mask)
@@ -90,11 +81,9 @@ class ResultFolder:
 
     def write_metrics(self, used: dict[str, Any], rows: list[Row], mean: dict[str, float],
                       metric_names: Iterable[str]) -> None:
-        """metrics.csv, one image a row, and metrics.json with their means, in percent.
-
-        `used` says how they came about: files, stage, post-processing. `rows` is empty and `mean`
-        {} where no image has a label.
-        """
+        """metrics.csv, one image a row, and metrics.json with their means, in percent. `used` says
+        how they came about: files, stage, post-processing. Without labels `rows` and `mean` are
+        empty."""
         with open(self.folder / 'metrics.csv', 'w', newline='') as file:
             writer = csv.DictWriter(file, ['name', *metric_names])
             writer.writeheader()
@@ -104,11 +93,8 @@ class ResultFolder:
 
     def write_report(self, used: dict[str, Any], cases: list[Case], rows: list[Row],
                      metric_info: MetricInfo, summarize: Summarize) -> None:
-        """report.html of the test. `used` as in `write_metrics`.
-
-        Of more than MAX_IN_REPORT cases it shows those of lowest JA and then, those without a
-        label, the first.
-        """
+        """report.html of the test, `used` as in `write_metrics`. Of more than MAX_IN_REPORT cases
+        it shows those of lowest JA and then, those without a label, the first."""
         metrics = {row['name']: {name: row[name] for name in metric_info} for row in rows}
         by_ja = sorted(cases, key=lambda case: metrics.get(case.name, {}).get('JA', 101))
         shown = set(by_ja[:MAX_IN_REPORT])

@@ -51,11 +51,8 @@ class CsvLog:
         self.writer = csv.writer(self.file)
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
-        """Add a row of `values` by column name, in any order.
-
-        Raises ValueError unless there is one value for each column, so that no value ever stands
-        in another's column.
-        """
+        """Add a row of `values` by column name, in any order. Raises ValueError unless there is one
+        value for each column."""
         if values.keys() != set(self.columns):
             missing = [name for name in self.columns if name not in values]
             unknown = [name for name in values if name not in self.columns]
@@ -63,9 +60,6 @@ class CsvLog:
                              f'{", ".join(missing) or "none"}; unknown: '
                              f'{", ".join(unknown) or "none"}')
         self.writer.writerow([iteration, *(f'{values[name]:.6g}' for name in self.columns)])
-
-    def flush(self) -> None:
-        self.file.flush()
 
     def close(self) -> None:
         self.file.close()
@@ -87,9 +81,9 @@ class TrainingLog:
         self.folder = make_folder(result_folder / f'log{stage}')
         self.image_folder = make_folder(result_folder / f'img{stage}')
         self.start = start
-        self.losses = CsvLog(self.folder / 'losses.csv', [*loss_names, *STEP_COLUMNS], start)
-        self.val = CsvLog(self.folder / 'val.csv', metric_names, start)
-        self.score = None  # only a run that computes scores has this file
+        columns = {'losses': [*loss_names, *STEP_COLUMNS], 'val': metric_names}
+        self.tables = {name: CsvLog(self.folder / f'{name}.csv', of_table, start)
+                       for name, of_table in columns.items()}
         self.iteration = self.drawn_at = start  # of the newest row, and when curves were drawn
         self.board = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
 
@@ -100,29 +94,24 @@ class TrainingLog:
         self.close()
 
     def add_losses(self, iteration: int, values: dict[str, float]) -> None:
-        """A row of losses.csv: the losses by name, and STEP_COLUMNS.
-
-        Raises ValueError where a name is missing or unknown.
-        """
+        """A row of losses.csv: the losses by name, and STEP_COLUMNS. Raises ValueError where a name
+        is missing or unknown."""
         if self.writes:
-            self.losses.write(iteration, values)
+            self._add('losses', iteration, values, 'loss/')
             self.iteration = iteration
-            self._add_scalars('loss', iteration, values)
 
     def add_val(self, iteration: int, metrics: dict[str, float]) -> None:
         """A row of val.csv: mean metrics, percent. Raises ValueError as `add_losses` does."""
         if self.writes:
-            self.val.write(iteration, metrics)
-            self._add_scalars('val', iteration, metrics)
+            self._add('val', iteration, metrics, 'val/')
             self.flush()
 
     def add_score(self, iteration: int, score: float) -> None:
-        """A row of score.csv: the label-free score, percent."""
+        """A row of score.csv, which only runs with it have: the label-free score, percent."""
         if self.writes:
-            if self.score is None:
-                self.score = CsvLog(self.folder / 'score.csv', ['score'], self.start)
-            self.score.write(iteration, {'score': score})
-            self._add_scalars('val', iteration, {'label-free score': score})
+            if 'score' not in self.tables:
+                self.tables['score'] = CsvLog(self.folder / 'score.csv', ['score'], self.start)
+            self._add('score', iteration, {'score': score}, 'val/label-free ')
             self.flush()
 
     def add_image_grid(self, iteration: int, rows: dict[str, list[np.ndarray]]) -> None:
@@ -148,22 +137,21 @@ class TrainingLog:
     def flush(self) -> None:
         """Write to the disk what is still in memory."""
         if self.writes:
-            for log in self._open_logs():
-                log.flush()
+            for table in self.tables.values():
+                table.file.flush()
             self.board.flush()
 
     def close(self) -> None:
         """Close all files and draw the curves up to the last row."""
         if self.writes:
-            for log in self._open_logs():
-                log.close()
+            for table in self.tables.values():
+                table.close()
             self.board.close()
             if self.drawn_at != self.iteration:
                 curves.draw(self.folder)
 
-    def _open_logs(self) -> list[CsvLog]:
-        return [log for log in (self.losses, self.val, self.score) if log is not None]
-
-    def _add_scalars(self, group: str, iteration: int, values: dict[str, float]) -> None:
+    def _add(self, table: str, iteration: int, values: dict[str, float], prefix: str) -> None:
+        """A row of a table, and to TensorBoard its values as `<prefix><name>`."""
+        self.tables[table].write(iteration, values)
         for name, value in values.items():
-            self.board.add_scalar(f'{group}/{name}', value, iteration)
+            self.board.add_scalar(prefix + name, value, iteration)

@@ -32,16 +32,13 @@ def init(device: str) -> str:
     pick_device(device)  # raises where this machine has no such device
     use_gpu = device != 'cpu' and torch.cuda.is_available()
     if use_gpu:
-        local_rank, gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
-        if gpus < int(os.environ['LOCAL_WORLD_SIZE']):
-            raise UserError(f'--nproc_per_node {os.environ["LOCAL_WORLD_SIZE"]}: this machine has '
-                            f'{gpus} GPUs; start as many processes, or give --device cpu')
-        device = f'cuda:{local_rank}'
-        torch.cuda.set_device(local_rank)
-    else:
-        device = 'cpu'
+        processes, gpus = os.environ['LOCAL_WORLD_SIZE'], torch.cuda.device_count()
+        if gpus < int(processes):
+            raise UserError(f'--nproc_per_node {processes}: this machine has {gpus} GPUs; start as '
+                            'many processes, or give --device cpu')
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     dist.init_process_group('nccl' if use_gpu else 'gloo')
-    return device
+    return f'cuda:{os.environ["LOCAL_RANK"]}' if use_gpu else 'cpu'
 
 
 def shutdown() -> None:
@@ -69,15 +66,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-# --------------------------------------------------------------------------------- sharing work
-
-
 def check_divisible(flag: str, count: int) -> None:
     """Raises UserError where a batch of `count` images cannot be split evenly."""
-    if count % world_size():
-        next_multiple = world_size() * (count // world_size() + 1)
-        raise UserError(f'--{flag} {count}: it is shared among the {world_size()} processes, so it '
-                        f'has to be a multiple of their number, such as {next_multiple}')
+    size = world_size()
+    if count % size:
+        raise UserError(f'--{flag} {count}: it is shared among the {size} processes, so it has to '
+                        f'be a multiple of their number, such as {size * (count // size + 1)}')
 
 
 def shard_slice(count: int) -> slice:
@@ -101,9 +95,6 @@ def gather(results: list[Any]) -> list[Any]:
             for index in range(sum(map(len, shards)))]
 
 
-# ------------------------------------------------------------------------------------- tensors
-
-
 def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of a tensor over the processes."""
     if dist.is_initialized():
@@ -118,10 +109,8 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def wrap_ddp(network: nn.Module, whole: bool = True) -> nn.Module:
-    """The network with gradients averaged over the processes in its backward pass.
-
-    `whole` is False where a pass may leave layers out, which costs a search for them.
-    """
+    """The network with gradients averaged over the processes in its backward pass. `whole` is
+    False where a pass may leave layers out, which costs a search for them."""
     if not dist.is_initialized():
         return network
     # about the gradient of a 1×1 convolution, which has two equivalent memory layouts

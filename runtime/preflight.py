@@ -2,6 +2,7 @@
 
 `counts` are the numbers of parameters of each network that is trained, by name.
 """
+import math
 import os
 import shutil
 from pathlib import Path
@@ -16,37 +17,27 @@ from utils import UserError, pick_device
 # disease image in a batch
 PROGRAM_BYTES = 0.7e9
 FEATURE_MAPS = {'first': 115, 'second': 128, 'localizer': 18, 'unet student': 60,
-                'localizer student': 20}  # by kind_of_network: maps of ch channels in float32
+                'localizer student': 20}  # maps of ch channels in float32
 REFUSED_FROM = 2  # times the available memory; the estimate is not exact
 METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
                 'label_transfer_refine': 'label transfer given stage-1 soft masks',
                 'student': 'student'}
 
 
-def kind_of_network(config: Config) -> str:
-    """A key of FEATURE_MAPS."""
-    if config.method == 'localizer':
-        return 'localizer'
-    if config.method == 'student':
-        return f'{config.student_network} student'
-    return config.generation
-
-
 def memory_needed(config: Config, counts: dict[str, int]) -> float:
     """About how many bytes training takes at its peak."""
-    height, width = config.size
-    maps = (4 * FEATURE_MAPS[kind_of_network(config)] * config.ch * height * width
-            * config.batch_size)
-    return PROGRAM_BYTES + 16 * sum(counts.values()) + maps
+    kind = {'localizer': 'localizer', 'student': f'{config.student_network} student'}.get(
+        config.method, config.generation)
+    pixels = math.prod(config.size) * config.batch_size
+    return PROGRAM_BYTES + 16 * sum(counts.values()) + 4 * FEATURE_MAPS[kind] * config.ch * pixels
 
 
 def available_memory(device: torch.device) -> float:
     """Bytes of memory of the device that trains; in a container its limit."""
     if device.type == 'cuda':
         return torch.cuda.get_device_properties(device).total_memory
-    memory = 0
-    if hasattr(os, 'sysconf'):
-        memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    has_sysconf = hasattr(os, 'sysconf')
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if has_sysconf else 0
     try:
         return min(memory, int(Path('/sys/fs/cgroup/memory.max').read_text()))
     except (OSError, ValueError):
@@ -73,22 +64,16 @@ def disk_needed(config: Config, counts: dict[str, int]) -> float:
     return checkpoint * (config.keep_checkpoints + 2)
 
 
-def existing_parent(folder: Path) -> Path:
-    """The folder, or the nearest of its parents that exists."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
-
-
 def check_disk(config: Config, counts: dict[str, int]) -> tuple[float, float]:
     """(needed, free) bytes; raises UserError where the run folder cannot be written to or the
     checkpoints do not fit."""
-    parent = existing_parent(config.run_folder)
+    parent = config.run_folder.absolute()
+    while not parent.exists():
+        parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         reason = 'permission denied' if parent.is_dir() else 'not a folder'
-        raise UserError(f'cannot write to {parent}: {reason}; give another folder with '
-                        '--result_dir')
+        raise UserError(f'cannot write to {parent}: {reason}; '
+                        'give another folder with --result_dir')
     needed, free = disk_needed(config, counts), shutil.disk_usage(parent).free
     if needed > free:
         raise UserError(f'{parent}: the checkpoints need {size_text(needed)}, and '
@@ -99,11 +84,9 @@ def check_disk(config: Config, counts: dict[str, int]) -> tuple[float, float]:
 
 def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]],
             val_cases: list) -> None:
-    """Print what training would do and need; nothing is written.
-
-    `images` are the training images of domain A (disease) and B (normal), `val_cases` the labeled
-    ones of val. Raises UserError where training cannot be done.
-    """
+    """Print what training would do and need; nothing is written. `images` are the training images
+    of domain A (disease) and B (normal), `val_cases` the labeled ones of val. Raises UserError
+    where training cannot be done."""
     disk, free = check_disk(config, counts)
     needed, available = check_memory(config, counts)
     folder = config.run_folder
@@ -123,9 +106,8 @@ def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]
           f'({pick_device(config.device)})\n'
           f'  disk      {size_text(disk)} for checkpoints every {config.save_freq} iterations; '
           f'{size_text(free)} free\n'
-          f'  writes    {folder}'
-          + (f'; the earlier run there would be moved to {config.result_folder}/earlier_…'
-             if replaces else ''))
+          f'  writes    {folder}' + replaces * (
+              f'; the earlier run there would be moved to {config.result_folder}/earlier_…'))
 
 
 def size_text(count: float) -> str:

@@ -25,18 +25,14 @@ _launcher = None  # process id of torchrun
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Within, the signals are handled as described above.
-
-    Python allows that in the main thread alone; in others, as in a notebook's, nothing changes.
-    """
+    """Within, the signals are handled as described above. Python allows that in the main thread
+    alone; in others, as in a notebook's, nothing changes."""
     global stop_reason
     stop_reason = ''
     earlier_handlers = {}
-    try:
+    with suppress(ValueError):
         for number in SIGNALS:
             earlier_handlers[number] = signal.signal(number, _receive)
-    except ValueError:
-        pass
     try:
         yield
     finally:

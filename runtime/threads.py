@@ -7,18 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 def cpu_count() -> int:
     """Processor cores that this process may use; of several on one machine each has its part."""
-    if hasattr(os, 'sched_getaffinity'):
-        available = len(os.sched_getaffinity(0))
-    else:
-        available = os.cpu_count() or 1
+    has_affinity = hasattr(os, 'sched_getaffinity')
+    available = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return max(1, available // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
 
 
 def prefetch(function: Callable, items: Iterable, threads: int) -> Iterator:
-    """function(item) of every item, in order, computed by threads ahead of use.
-
-    At most two results a thread wait to be used, so memory stays flat. Without threads it is map.
-    """
+    """function(item) of every item, in order, computed by threads ahead of use. At most two results
+    a thread wait to be used, so memory stays flat. Without threads it is map."""
     if not threads:
         yield from map(function, items)
         return

@@ -17,6 +17,7 @@ from networks import MaskPrediction
 from nifti_files import head, store
 from predict import Predictor, predict_volume
 from preparation import nifti
+from prepared import snapshot
 from utils import UserError
 
 Predict = Callable[..., CompletedProcess]
@@ -42,10 +43,6 @@ def predictor(checkpoint: Path) -> Predictor:
     return Predictor(checkpoint, 'cpu', presence_threshold=0, num_workers=0)
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
-
-
 def bright_is_lesion(predictor: Predictor, level: float = 0.6) -> Predictor:
     """Replace the network by a known answer: 1 where the image is brighter than `level`, else 0."""
     predictor.network.predict_mask = lambda image: MaskPrediction(
@@ -58,7 +55,7 @@ def test_a_folder_is_segmented_as_in_a_test(stage_1: Places, tmp_path: Path) -> 
     stage_1.done('--phase', 'predict', '--presence_threshold', 0, '--tta', 'flips', '--input',
                  stage_1.data / 'testA', '--output', tmp_path / 'out', '--probability')
     tested = stage_1.results / 'test1' / 'best'
-    assert files(tmp_path / 'out') == ['predictions.csv', *sorted(
+    assert list(snapshot(tmp_path / 'out')) == ['predictions.csv', *sorted(
         f'{stem}{end}.png' for stem in ('t0', 't1', 't2') for end in ('', '_probability'))]
     for row in read_csv(tmp_path / 'out' / 'predictions.csv'):
         name = row['file']
@@ -92,8 +89,9 @@ def test_folders_in_folders_and_what_cannot_be_read(predict: Predict, tmp_path: 
     assert 'skipped: 2 labels, 1 of another --modality than flair' in result.stdout
     assert '5 predicted by otsu' in result.stdout
     masks = tmp_path / 'masks'
-    assert files(masks) == ['a.png', 'deep/er/a.png', 'deep/head.nii.gz', 'deep/x-t2f.nii.gz',
-                            'predictions.csv', 'ä b.png']
+    assert list(snapshot(masks)) == [
+        'a.png', 'deep/er/a.png', 'deep/head.nii.gz', 'deep/x-t2f.nii.gz', 'predictions.csv',
+        'ä b.png']
     assert Image.open(masks / 'deep' / 'er' / 'a.png').size == (90, 50)
     rows = read_csv(masks / 'predictions.csv')
     assert sorted(row['file'] for row in rows if not row['slice']) == [
@@ -107,7 +105,7 @@ def test_what_exists_is_replaced_only_on_request(predict: Predict, tmp_path: Pat
     assert_one_line_error(predict(*paths), 'predictions.csv exists already', '--overwrite True')
     (tmp_path / 'out' / 'mine.txt').write_text('mine')
     assert predict(*paths, '--overwrite', 'True').returncode == 0
-    assert files(tmp_path / 'out') == ['a.png', 'b.png', 'mine.txt', 'predictions.csv']
+    assert list(snapshot(tmp_path / 'out')) == ['a.png', 'b.png', 'mine.txt', 'predictions.csv']
     (tmp_path / 'mask.csv').write_text('precious')
     for more in ([], ['--overwrite', 'True']):
         assert_one_line_error(predict('--input', 'in/a.png', '--output', 'mask.png', *more),
@@ -119,8 +117,8 @@ def test_one_image_to_a_file_or_a_folder(predict: Predict, tmp_path: Path) -> No
     draw_images(tmp_path, ['one.jpg'], size=(50, 30), bright_square=True)
     assert predict('--input', 'one.jpg', '--output', 'new/mask.png').returncode == 0
     assert predict('--input', 'one.jpg', '--output', 'folder').returncode == 0
-    assert files(tmp_path) == ['folder/one.png', 'folder/predictions.csv', 'new/mask.csv',
-                               'new/mask.png', 'one.jpg']
+    assert list(snapshot(tmp_path)) == ['folder/one.png', 'folder/predictions.csv', 'new/mask.csv',
+                                        'new/mask.png', 'one.jpg']
     assert Image.open(tmp_path / 'new' / 'mask.png').size == (50, 30)
 
 
@@ -166,9 +164,9 @@ def test_bad_input(predict: Predict, tmp_path: Path, arguments: str, parts: list
     draw_images(tmp_path, ['a.png'])
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'broken.png').write_bytes(b'broken')
-    before = files(tmp_path)
+    before = snapshot(tmp_path)
     assert_one_line_error(predict(*arguments.split()), *parts)
-    assert files(tmp_path) == before
+    assert snapshot(tmp_path) == before
 
 
 def test_the_network_has_to_be_named() -> None:

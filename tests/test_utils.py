@@ -1,22 +1,6 @@
-"""Files that are whole or not there, folders that replace others."""
-import pytest
-
+"""Folders that replace others when they are whole."""
 import utils
 from helpers import names
-
-
-@pytest.mark.parametrize('durable', [False, True])
-def test_a_file_is_written_whole_or_not_at_all(durable, tmp_path):
-    path = tmp_path / 'x.txt'
-    with utils.atomic_write(path, durable) as temporary:
-        assert temporary.parent == tmp_path and temporary.suffix == '.txt'
-        assert temporary.name.startswith(utils.TEMPORARY)
-        temporary.write_text('old')
-        assert not path.exists()
-    with pytest.raises(ValueError), utils.atomic_write(path, durable) as temporary:
-        temporary.write_text('half')
-        raise ValueError
-    assert path.read_text() == 'old' and names(tmp_path) == ['x.txt']
 
 
 def test_a_folder_is_replaced_when_its_successor_is_whole(tmp_path):

@@ -122,8 +122,7 @@ def test_the_lattice_filters_like_a_gaussian(dims):
     ours = lattice.filter(values) / lattice.filter(np.ones((400, 1), np.float32))
     assert np.abs(ours - exact).max() < 0.06
     # the same as a sum over corners: barycentric weights are positive and sum to 1
-    assert lattice.slice.data.min() > -1e-5
-    assert np.allclose(lattice.slice.sum(1), 1, atol=1e-5)
+    assert lattice.slice.data.min() > -1e-5 and np.allclose(lattice.slice.sum(1), 1, atol=1e-5)
 
 
 def test_the_crf_follows_the_edges_of_the_image():
@@ -146,7 +145,6 @@ def test_one_crf_serves_all_masks_and_exponents():
     assert np.allclose(together[0], crf.infer(first, (1,))[0], atol=1e-6)
     assert np.allclose(together[1], DenseCRF(image).infer(first, (3,))[0], atol=1e-6)
     assert together.shape == (2, 30, 40) and 0 <= together.min() <= together.max() <= 1
-
     # and what val computes by all rules at once is what each computes alone
     masks = [to_bytes(first), to_bytes(second)]
     by_rule = postprocess.segment_by_all(masks, image, [[('crf', (1, 3)), ('otsu', (1, 3))],

@@ -44,8 +44,7 @@ def test_an_outline_moves_to_where_colors_change():
 
 
 def test_the_edge_bias_decides_whether_a_pale_rim_is_lesion():
-    inner, outer = disc(SIZE, CENTER, 18), disc(SIZE, CENTER, 24)
-    segmentation = disc(SIZE, CENTER, 20)
+    inner, segmentation, outer = (disc(SIZE, CENTER, radius) for radius in (18, 20, 24))
     # a rim whose gray is halfway between
     gray = np.where(inner, 60, np.where(outer, 120, 180)).astype(np.uint8)
     image = gray[..., None].repeat(3, 2)

@@ -37,7 +37,7 @@ def test_slices_by_patient(program, tree):
             case, z = re.fullmatch(r'(.+)_flair_(\d{3})', stem).groups()
             assert case in patients[split]
             assert int(z) in (NORMAL_SLICES if folder.endswith('B') else DISEASE_SLICES)
-    assert len(list(data.glob('*A/*')) + list(data.glob('val/images/*'))) == 4 * 3
+    assert len([*data.glob('*A/*'), *data.glob('val/images/*')]) == 4 * 3
     assert len(stems(data / 'trainB')) <= len(stems(data / 'trainA'))
     assert not (data / 'train').exists()  # no labels to train on
     for labels, images in (('test/labels', 'testA'), ('val/labels', 'val/images')):

@@ -25,13 +25,13 @@ def skin_image(*artifacts: str) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize('artifacts', ([], ['dark corners'], ['ruler', 'color patch']))
 @pytest.mark.parametrize('factor', (0.5, 1, 2))
-def test_artifacts_are_found_at_any_size(artifacts, factor):
-    image = cv2.resize(skin_image(*artifacts), None, fx=factor, fy=factor,
-                       interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    assert set(dermoscopy.find_artifacts(image)) >= set(artifacts)
-    assert artifacts or not dermoscopy.find_artifacts(skin_image())
+def test_artifacts_are_found_at_any_size(factor):
+    for artifacts in ([], ['dark corners'], ['ruler', 'color patch']):
+        image = cv2.resize(skin_image(*artifacts), None, fx=factor, fy=factor,
+                           interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        assert set(dermoscopy.find_artifacts(image)) >= set(artifacts)
+    assert not dermoscopy.find_artifacts(skin_image())
 
 
 @pytest.mark.parametrize('label', (LESION, None), ids=('labeled', 'unlabeled'))

@@ -13,20 +13,23 @@ STORED = {'canonical': ((0, 1, 2), (1, 1, 1)), 'to the left and back': ((0, 1, 2
           'sagittal first': ((2, 0, 1), (1, -1, 1)), 'upside down': ((1, 0, 2), (1, 1, -1))}
 
 
+@pytest.fixture
+def volume(tmp_path: Path) -> nifti.Volume:
+    return nifti.read(store(tmp_path / 'a.nii', head()))
+
+
 @pytest.mark.parametrize('oblique', (False, True), ids=('straight', 'oblique'))
 @pytest.mark.parametrize('stored', STORED.values(), ids=STORED)
-def test_images_do_not_depend_on_how_it_is_stored(tmp_path, stored, oblique):
-    canonical = nifti.read(store(tmp_path / 'a.nii', head()))
-    volume = nifti.read(store(tmp_path / 'b.nii.gz', head(), *stored, oblique=oblique))
-    assert volume.spacing == pytest.approx((1, 2, 3)) and volume.values.shape == SHAPE
+def test_images_do_not_depend_on_how_it_is_stored(volume, tmp_path, stored, oblique):
+    other = nifti.read(store(tmp_path / 'b.nii.gz', head(), *stored, oblique=oblique))
+    assert other.spacing == pytest.approx((1, 2, 3)) and other.values.shape == SHAPE
     for z in (0, 5, 10):
-        np.testing.assert_array_equal(canonical.image(z), volume.image(z))
-
+        np.testing.assert_array_equal(volume.image(z), other.image(z))
     # a mask of the spot comes back to the voxels of the spot, in the file's own axes
     mask = np.zeros(SHAPE, np.uint8)
-    for z in volume.slices:
-        mask[..., z] = volume.to_plane((volume.image(z) == 255).astype(np.uint8))
-    volume.write(mask, tmp_path / 'mask.nii.gz')
+    for z in other.slices:
+        mask[..., z] = other.to_plane((other.image(z) == 255).astype(np.uint8))
+    other.write(mask, tmp_path / 'mask.nii.gz')
     source, written = (nibabel.load(tmp_path / name) for name in ('b.nii.gz', 'mask.nii.gz'))
     assert written.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(written.dataobj) == 1,
@@ -36,25 +39,20 @@ def test_images_do_not_depend_on_how_it_is_stored(tmp_path, stored, oblique):
         np.testing.assert_array_equal(written.header[field], source.header[field])
 
 
-def test_the_usual_view(tmp_path):
-    image = nifti.read(store(tmp_path / 'a.nii', head())).image(10)
+def test_the_usual_view_square_in_mm(volume):
+    image = volume.image(10)
     rows, columns = np.nonzero(image == 255)
     assert rows.mean() < image.shape[0] / 2, 'the front is on top'
     brighter_half = np.nonzero(image[16:] > 35)[1]
     assert brighter_half.mean() < image.shape[1] / 2 > columns.mean(), 'right is on the left'
-
-
-def test_images_are_square_in_mm_and_hold_the_head(tmp_path):
-    volume = nifti.read(store(tmp_path / 'a.nii', head(), spacing=(1, 2, 3)))
-    height, width = volume.image(10).shape
+    height, width = image.shape
     assert height * 2 == pytest.approx(width * 1, abs=2)  # 2 mm to the front, 1 mm to the right
-    assert 0.9 * 22 * 30 <= (volume.image(10) > 0).sum() <= 22 * 30  # the darkest of it is black
+    assert 0.9 * 22 * 30 <= (image > 0).sum() <= 22 * 30  # the darkest of the head is black
     assert volume.head_share(10) == pytest.approx(22 * 30 / (height * width))
     assert volume.head_share(0) == 0 and volume.image(0).max() == 0
 
 
-def test_brightness_is_scaled_by_the_whole_volume_whatever_its_unit(tmp_path):
-    volume = nifti.read(store(tmp_path / 'a.nii', head()))
+def test_brightness_is_scaled_by_the_whole_volume_whatever_its_unit(volume, tmp_path):
     scaled = nifti.read(store(tmp_path / 'b.nii', head() * 7.5 - 1000))
     np.testing.assert_allclose(volume.image(10).astype(int), scaled.image(10), atol=1)
     assert volume.image(5).max() < 200 < 255 == volume.image(10).max()  # which has the spot

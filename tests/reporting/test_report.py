@@ -55,8 +55,9 @@ def test_metrics_of_those_with_a_label(page):
 
 
 def test_without_labels(tmp_path):
-    write(tmp_path / 'report.html', entries=entries(ja=[None] * 4))
-    text = (tmp_path / 'report.html').read_text(encoding='utf-8')
+    path = tmp_path / 'report.html'
+    write(path, entries=entries(ja=[None] * 4))
+    text = path.read_text(encoding='utf-8')
     assert 'No image has a label' in text and '<table>' not in text
 
 
@@ -73,7 +74,6 @@ def test_a_broken_report_leaves_the_one_before(page):
 
 def test_many_images_are_embedded_smaller(tmp_path, monkeypatch):
     monkeypatch.setattr(report, 'MAX_LARGE_ENTRIES', 20)
-
     image = np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8)
     path, sizes = tmp_path / 'report.html', []
     for count in (20, 21):

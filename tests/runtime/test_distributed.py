@@ -24,13 +24,13 @@ TRAININGS = 5  # by two processes
 DRIVER = f'''
 import json, os, sys
 sys.path.insert(0, {str(PROJECT)!r})
-import torch
-import torch.distributed as dist
-import inference.model_selection, main, trainer
-from concurrent.futures import ThreadPoolExecutor
-from reporting import curves
 
 def run():
+    import inference.model_selection, main, torch, trainer
+    import torch.distributed as dist
+    from concurrent.futures import ThreadPoolExecutor
+    from reporting import curves
+
     rank, world_size = (int(os.environ[name]) for name in ('RANK', 'WORLD_SIZE'))
     server = dist.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']),
                            is_master=False)
@@ -68,14 +68,9 @@ def launch(folder: Path, *lines: tuple[Places, list[Any]]) -> subprocess.Popen:
         env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
-def losses(places: Places, stage: int) -> list[dict[str, str]]:
-    return read_csv(places.results / f'log{stage}' / 'losses.csv')
-
-
-def assert_close(one: dict[str, str], other: dict[str, str], tolerance: float) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert float(one[name]) == pytest.approx(float(other[name]), rel=tolerance, abs=1e-6), name
+def losses(places: Places, stage: int) -> list[dict[str, float]]:
+    return [{name: float(value) for name, value in row.items()}
+            for row in read_csv(places.results / f'log{stage}' / 'losses.csv')]
 
 
 @pytest.fixture(scope='module')
@@ -125,18 +120,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_stage_1_and_resuming_with_another_number(runs: SimpleNamespace, generation: str) -> None:
     places = [runs.single[generation], runs.double[generation]]
     one, two = (losses(of_number, 1) for of_number in places)
-    assert len(one) == len(two) == 2
-    assert_close(one[0], two[0], tolerance=1e-4)
+    assert len(one) == len(two) == 2 and one[0] == pytest.approx(two[0], rel=1e-4, abs=1e-6)
     # a step of Adam is ±lr whatever small gradient it had, so that rounding may change a few
-    assert_close(one[1], two[1], tolerance=2e-3)
+    assert one[1] == pytest.approx(two[1], rel=2e-3, abs=1e-6)
     files = [{path.relative_to(of_number.results) for path in of_number.results.rglob('*.p*')}
              for of_number in places]
     assert files[0] == files[1]
-
-
-def test_the_main_process_alone_prints(runs: SimpleNamespace) -> None:
-    counts = [runs.stdout.count(f'finished at iteration {number}') for number in (1, 2, 3)]
-    assert counts == [2, 2, 1]
 
 
 def test_all_processes_end_with_equal_networks(runs: SimpleNamespace) -> None:
@@ -149,9 +138,9 @@ def test_all_processes_end_with_equal_networks(runs: SimpleNamespace) -> None:
 
 def test_stage_2(runs: SimpleNamespace) -> None:
     one, two = (losses(places['student'], 2) for places in (runs.single, runs.double))
-    assert len(one) == len(two) == 3
+    assert len(one) == 3
     for row_of_one, row_of_two in zip(one, two, strict=True):
-        assert_close(row_of_one, row_of_two, tolerance=2e-3)
+        assert row_of_one == pytest.approx(row_of_two, rel=2e-3, abs=1e-6)
 
 
 def test_val_and_test_are_equal_to_the_last_digit(runs: SimpleNamespace) -> None:
@@ -165,7 +154,10 @@ def test_val_and_test_are_equal_to_the_last_digit(runs: SimpleNamespace) -> None
     assert contents[0] == contents[1] and any('overlay' in name for name in contents[0][1])
 
 
-def test_a_batch_that_cannot_be_shared(runs: SimpleNamespace) -> None:
+def test_the_main_process_alone_prints_and_refuses_what_cannot_be_shared(
+        runs: SimpleNamespace) -> None:
+    counts = [runs.stdout.count(f'finished at iteration {number}') for number in (1, 2, 3)]
+    assert counts == [2, 2, 1]
     errors = [line for line in runs.stderr.splitlines() if line.startswith('error: ')]
     assert runs.returncode != 0 and len(errors) == 1
     assert '--batch_size 3' in errors[0] and 'multiple' in errors[0]

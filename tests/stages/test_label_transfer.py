@@ -55,8 +55,7 @@ def test_the_step_has_the_published_losses_and_gradients(generation, tiny_config
 def test_the_localization_map_teaches_the_mask_in_our_recipe_alone(tiny_config, monkeypatch):
     monkeypatch.setattr(refinement, 'refine', None)  # what teaches is not refined
     stage = LabelTransferStage(tiny_config(batch_size=2, lr=5.0), CPU)
-    batch = training_batch()
-    losses = stage.step(batch, 0).losses
+    losses = stage.step(training_batch(), 0).losses
     assert losses['localization'] > 0 and losses['normal_mask'] > 0
     rhos = [parameter for name, parameter in stage.networks.named_parameters()
             if name.endswith('rho')]

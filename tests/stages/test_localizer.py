@@ -58,11 +58,10 @@ def noise_with_squares(count: int, seed: int, diseased: bool = True) -> tuple[Te
 
 
 def test_it_localizes_what_only_disease_images_have():
-    config = resolve({'dataset': 'any', 'stage': 0, 'tta': 'flips', 'ch': 8, 'img_size': 32,
-                      'iteration': 80, 'batch_size': 8, 'device': 'cpu'})
+    config = resolve({'dataset': 'any', 'stage': 0, 'ch': 8, 'img_size': 32, 'iteration': 80,
+                      'batch_size': 8, 'device': 'cpu'})
     torch.manual_seed(0)
     stage = LocalizerStage(config, torch.device('cpu'))
-    assert stage.mask_network.any_orientation  # as the option tta says
     for iteration in range(80):
         for group in stage.optimizers['localizer'].param_groups:
             group['lr'] = config.lr * stage.schedule(iteration / 80)
