@@ -25,6 +25,8 @@ LayerOf = Callable[[int], nn.Module]  # channels -> a normalization layer
 Wrap = Callable[[nn.Module], nn.Module]  # a layer -> the same layer, perhaps with spectral norm
 
 
+# ----------------------------------------------------------------------------------------- outputs
+
 class GeneratorOutput(NamedTuple):
     """Everything a generator computes from one batch of images."""
 
@@ -51,6 +53,8 @@ class DiscriminatorOutput(NamedTuple):
     cam_logit: Tensor  # B×2, class logits of the average pool and of the maximum pool
     heatmap: Tensor  # B×1×(h+1)×(w+1), channel sum of the attended features, any range
 
+
+# ----------------------------------------------------------------------------------- normalization
 
 def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x B×C×H×W minus each channel's mean over H,W, that mean, and the sum of squares of the
@@ -129,6 +133,8 @@ class InstanceNorm(nn.Module):
         return (centered * torch.rsqrt(variance + EPSILON)).to(x.dtype)
 
 
+# ----------------------------------------------------------------------------------------- encoder
+
 def reflect_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps the size at stride 1, padded by reflection."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2,
@@ -181,6 +187,8 @@ class Encoder(nn.Module):
         return self.residual(self.to_quarter(self.to_half(self.stem(x))))
 
 
+# --------------------------------------------------------------------------------- class attention
+
 class ClassAttention(nn.Module):
     """Classifies the features, and weights them by how much each channel adds to the class logits.
 
@@ -232,6 +240,8 @@ class ScaleShift(nn.Module):
         hidden = self.hidden(attended.mean((2, 3)) if self.light else attended.flatten(1))
         return self.gamma(hidden), self.beta(hidden)
 
+
+# ----------------------------------------------------------------------------------------- decoder
 
 def repeat_border(x: Tensor) -> Tensor:
     """B×C×H×W with its border pixels repeated once around it, B×C×(H+2)×(W+2)."""
@@ -286,6 +296,8 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.output(self.to_full(self.to_half(x))))
 
+
+# -------------------------------------------------------------------------------------- generators
 
 class FirstGenerator(nn.Module):
     """First generation: the mask has a decoder of its own and confines the change."""
@@ -383,6 +395,8 @@ class SecondGenerator(nn.Module):
         return MaskPrediction(self.enlarge(torch.sigmoid(self.mask_output(attended))), heatmap)
 
 
+# ----------------------------------------------------------------------------------- discriminator
+
 class Discriminator(nn.Module):
     """Distinguishes real images from translated ones, patch by patch.
 
@@ -412,6 +426,8 @@ class Discriminator(nn.Module):
         attended, cam_logit, heatmap = self.class_attention(self.features(image))
         return DiscriminatorOutput(self.output(attended), cam_logit, heatmap)
 
+
+# ----------------------------------------------------------------------------- localizer (stage 0)
 
 class BatchNormBlock(nn.Module):
     """Convolution 3×3, batch normalization, ReLU. With stride 2 the kernel is 4×4, so that a value
@@ -484,6 +500,8 @@ def pool_logits(logits: Tensor) -> Tensor:
     logits = logits.float().flatten(1)
     return (torch.logsumexp(SHARPNESS * logits, 1) - math.log(logits.shape[1])) / SHARPNESS
 
+
+# ------------------------------------------------------------------------------ students (stage 2)
 
 class DoubleConv(nn.Module):
     """Twice: convolution 3×3, group normalization, leaky ReLU. Leaky, because lesions are few
@@ -574,6 +592,8 @@ class LocalizerStudent(nn.Module):
         """The probability of lesion, B×1×H×W."""
         return MaskPrediction(torch.sigmoid(self(image).float()))
 
+
+# ----------------------------------------------------------------------------------- building them
 
 def build_network(name: str, config: Config, wrap: Wrap = spectral_norm) -> nn.Module:
     """One network by name (see config.NETWORKS_OF), freshly initialized."""

@@ -57,6 +57,7 @@ class LabelTransferStage(Stage):
     # ------------------------------------------------------------------------------------- step
 
     def step(self, batch: dict[str, Tensor], iteration: int) -> StepResult:
+        """See Stage.step."""
         self.networks.train()
         real = {domain: batch[domain] for domain in 'AB'}
         conditioning = self._conditioning(batch)

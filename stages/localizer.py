@@ -67,6 +67,7 @@ class LocalizerStage(Stage):
         return min(1, 2 * progress)
 
     def step(self, batch: dict[str, Tensor], iteration: int) -> StepResult:
+        """See Stage.step."""
         config, localizer = self.config, self.networks['localizer']
         localizer.train()
         disease = len(batch['A'])

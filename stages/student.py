@@ -64,6 +64,7 @@ class StudentStage(Stage):
     # ------------------------------------------------------------------------------------- step
 
     def step(self, batch: dict[str, Tensor], iteration: int) -> StepResult:
+        """See Stage.step."""
         config = self.config
         self.networks.train()
         # ---------------------------------------------------------------------- targets
