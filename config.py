@@ -270,8 +270,8 @@ class Config:
                                       'Jaccard index with the first one is at least this',
                                       at_least=0, at_most=1, phases=TRAIN, synonyms=('guard',))
     # advanced: machine and output
-    save_visuals: bool = option(True, 'write translations, overlays and report.html; False: '
-                                'compute only the masks', ADVANCED, phases=('test',),
+    save_visuals: bool = option(True, 'write translations, overlays and report.html; False: run '
+                                'only the layers of the mask', ADVANCED, phases=('test',),
                                 synonyms=('pictures', 'visuals', 'save_images'))
     amp: bool = advanced(False, 'mixed precision (bfloat16)', phases=NETWORK_PHASES,
                          synonyms=('fp16', 'bf16', 'mixed_precision'))
