@@ -2,9 +2,7 @@
 
     python checkpoint.py SOURCE TARGET
 
-writes the part of a checkpoint that test needs (the one network that makes the masks, in half
-precision) to a small file.
-"""
+writes what a test needs of it (the network that makes the masks, in half precision)."""
 import hashlib
 import math
 import os
@@ -33,7 +31,6 @@ States = dict[str, dict[str, Tensor]]  # network name -> its state dict
 @dataclass
 class Checkpoint:
     """What a file holds, under our names, on the CPU."""
-
     path: Path
     networks: States  # at least the network that makes the masks
     config: dict[str, Any]  # option -> value, at least those that fix the mask network's shapes
@@ -45,21 +42,17 @@ class Checkpoint:
     progress: dict[str, Any] = field(default_factory=dict)  # what else a resumed run needs
 
 
-def _decoder(theirs: str, ours: str) -> dict[str, str]:
-    return {f'{theirs}.2': f'{ours}.to_half.conv', f'{theirs}.3': f'{ours}.to_half.norm',
-            f'{theirs}.7': f'{ours}.to_full.conv', f'{theirs}.8': f'{ours}.to_full.norm',
-            f'{theirs}.11': f'{ours}.output'}
-
-
-def _residual_block(theirs: str, ours: str, numbered: bool = False) -> dict[str, str]:
-    """`numbered`: where the norms have no parameters, the authors number the convolutions."""
-    layers = ({'conv_block.1': 'conv1', 'conv_block.5': 'conv2'} if numbered else
-              {name: name for name in ('conv1', 'norm1', 'conv2', 'norm2')})
-    return {f'{theirs}.{their}': f'{ours}.{our}' for their, our in layers.items()}
-
-
+# parts of the authors' networks: their name of each layer -> ours
+_DECODER = {'2': 'to_half.conv', '3': 'to_half.norm', '7': 'to_full.conv', '8': 'to_full.norm',
+            '11': 'output'}
+_RESIDUAL = {name: name for name in ('conv1', 'norm1', 'conv2', 'norm2')}
+_NUMBERED = {'conv_block.1': 'conv1', 'conv_block.5': 'conv2'}  # residual, norms without parameters
 _ATTENTION = {'gap_fc': 'class_attention.average_logit', 'gmp_fc': 'class_attention.maximum_logit',
               'conv1x1': 'class_attention.merge'}
+
+
+def _layers(theirs: str, ours: str, layers: dict[str, str]) -> dict[str, str]:
+    return {f'{theirs}.{their}': f'{ours}.{our}' for their, our in layers.items()}
 
 
 def authors_layers(network: str, generation: str, n_res: int, n_dis: int) -> dict[str, str]:
@@ -68,36 +61,33 @@ def authors_layers(network: str, generation: str, n_res: int, n_dis: int) -> dic
         convolutions = n_dis if network.startswith('disG') else n_dis - 2
         return {**{f'model.{3 * i + 1}': f'features.{2 * i}' for i in range(convolutions)},
                 **_ATTENTION, 'conv': 'output'}
-
     table = {'DownBlock.1': 'encoder.stem.conv', 'DownBlock.5': 'encoder.to_half.conv',
              'DownBlock.9': 'encoder.to_quarter.conv', **_ATTENTION,
              'FC.0': 'scale_shift.hidden.0', 'FC.2': 'scale_shift.hidden.2'}
     for i in range(n_res):
-        table |= _residual_block(f'DownBlock.{12 + i}', f'encoder.residual.{i}', numbered=True)
-        table |= _residual_block(f'UpBlock1_{i + 1}', f'translation_blocks.{i}')
+        table |= _layers(f'DownBlock.{12 + i}', f'encoder.residual.{i}', _NUMBERED)
+        table |= _layers(f'UpBlock1_{i + 1}', f'translation_blocks.{i}', _RESIDUAL)
     if generation == 'first':
         table |= {'gamma': 'scale_shift.gamma', 'beta': 'scale_shift.beta'}
         for i in range(2):
-            table |= _residual_block(f'UpBlock5.{i}', f'attention_residual.{i}', numbered=True)
-        table |= _decoder('UpBlock2', 'content_decoder')
-        table |= _decoder('UpBlock3', 'mask_decoder')
-        table |= _decoder('UpBlock4', 'recon_decoder')
+            table |= _layers(f'UpBlock5.{i}', f'attention_residual.{i}', _NUMBERED)
+        decoders = {'UpBlock2': 'content', 'UpBlock3': 'mask', 'UpBlock4': 'recon'}
     else:
         table |= {'gamma1': 'scale_shift.gamma', 'beta1': 'scale_shift.beta',
                   'Split_layer.0': 'split.0.conv', 'Split_layer.1': 'split.0.norm',
                   'Split_layer.3': 'split.1.conv', 'Split_layer.4': 'split.1.norm',
                   'conv2x1.1': 'mask_output'}
         for i in range(n_res):
-            table |= _residual_block(f'recon_middle_{i + 1}', f'recon_blocks.{i}')
-        table |= _decoder('Decode_image', 'fake_decoder')
-        table |= _decoder('Decode_recon', 'recon_decoder')
+            table |= _layers(f'recon_middle_{i + 1}', f'recon_blocks.{i}', _RESIDUAL)
+        decoders = {'Decode_image': 'fake', 'Decode_recon': 'recon'}
+    for theirs, ours in decoders.items():
+        table |= _layers(theirs, f'{ours}_decoder', _DECODER)
     return table
 
 
 # spectral norm keeps its three tensors under other names in today's torch
 _SPECTRAL = {'weight_orig': 'parametrizations.weight.original',
-             'weight_u': 'parametrizations.weight.0._u',
-             'weight_v': 'parametrizations.weight.0._v'}
+             'weight_u': 'parametrizations.weight.0._u', 'weight_v': 'parametrizations.weight.0._v'}
 # layers in the second generation's files that have no effect on any result
 _UNUSED = re.compile(r'(gamma2|beta2|Mask_Layer(_UP|_DOWN)?_\d+)\.')
 
@@ -122,9 +112,8 @@ def _rename_authors_tensors(path: Path, states: States, config: dict[str, Any]) 
 
 
 def _read_off_architecture(path: Path, states: States) -> dict[str, Any]:
-    """The options that fix the shapes of an authors' networks, from names and shapes of tensors;
-    not `img_size` where the networks are light, nor `n_dis` where there are no discriminators: then
-    the file does not say them. Raises UserError."""
+    """The options that fix the shapes of an authors' networks, from names and shapes of tensors: no
+    `img_size` if they are light, no `n_dis` without discriminators. Raises UserError."""
     generator = states['genA2B']
     try:
         generation = 'second' if 'Split_layer.0.weight' in generator else 'first'
@@ -141,12 +130,10 @@ def _read_off_architecture(path: Path, states: States) -> dict[str, Any]:
               'student_network': OPTIONS['student_network'].default}
     if not config['light']:
         config['img_size'] = 4 * round(side)
-    for name in DISCRIMINATORS:
-        if name in states:
-            convolutions = [key for key in states[name]
-                            if re.fullmatch(r'model\.\d+\.weight_orig', key)]
-            config['n_dis'] = len(convolutions) + (0 if name.startswith('disG') else 2)
-            break
+    if name := next((name for name in DISCRIMINATORS if name in states), None):
+        convolutions = [key for key in states[name]
+                        if re.fullmatch(r'model\.\d+\.weight_orig', key)]
+        config['n_dis'] = len(convolutions) + (0 if name.startswith('disG') else 2)
     return config
 
 
@@ -289,8 +276,7 @@ def _check_fit(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
 
 
 def load_networks(networks: nn.ModuleDict, checkpoint: Checkpoint) -> None:
-    """Copy the file's tensors into the networks of the same names. Raises UserError, before any
-    network is changed, where one does not fit."""
+    """Copy the tensors into the networks of the same names; raises UserError before any changed."""
     names = [name for name in networks if name in checkpoint.networks]
     for name in names:
         _check_fit(checkpoint, name, networks[name])
@@ -299,8 +285,8 @@ def load_networks(networks: nn.ModuleDict, checkpoint: Checkpoint) -> None:
 
 
 def take_network(checkpoint: Checkpoint, config: Config, name: str) -> nn.Module:
-    """The network of that name (no discriminator), built from the file's own tensors, in float32.
-    No memory and no random number is used before it is known to fit. Raises UserError."""
+    """The network of that name (no discriminator) with the file's own tensors, in float32. No
+    memory and no random number is used before it is known to fit. Raises UserError."""
     count = len(checkpoint.networks[name])
     if config.n_res > count:  # each block has at least one tensor
         raise UserError(f'{checkpoint.path}: damaged: {count} tensors cannot be '
@@ -341,8 +327,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """torch.save so that `path` holds either its old content or all of the new, also after a power
-    cut. Raises OSError naming the file."""
+    """torch.save, whole or not at all, even in a power cut. Raises OSError naming the file."""
     try:
         with atomic_write(path, durable=True) as temporary, open(temporary, 'wb') as file:
             torch.save(content, file)
@@ -391,8 +376,7 @@ def prune(folder: Path, dataset: str, keep: int) -> None:
 
 
 def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> None:
-    """The one network that makes masks of disease images, by default in half precision. Raises
-    OSError naming the file."""
+    """Write the network that makes masks, by default in half precision. Raises OSError."""
     name = mask_network_name(checkpoint)
     not_in_the_file = {name: OPTIONS[name].default for name in ('img_size', 'n_dis')}
     state = {key: tensor.half() if half else tensor
@@ -402,15 +386,13 @@ def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> 
 
 
 def mask_network_name(checkpoint: Checkpoint) -> str:
-    """The network that makes the masks of disease images. An authors' file does not say its stage,
-    but has the same networks in either."""
-    config = checkpoint.config
+    """The network that makes the masks of disease images."""
+    config = checkpoint.config  # of the authors: without the stage, but either has these networks
     return MASK_NETWORK[options.method_of(config['recipe'], config.get('stage', 1))]
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """16 hexadecimal digits that distinguish the mask-making networks of two files, whatever else
-    is in the files and wherever they are."""
+    """16 hexadecimal digits of the mask-making network, whatever else is in the file."""
     digest = hashlib.sha256()
     for key, tensor in sorted(checkpoint.networks[mask_network_name(checkpoint)].items()):
         digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
@@ -426,8 +408,7 @@ def numbered(folder: Path, dataset: str) -> list[Path]:
 
 
 def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
-    """best.pt of the run, else its newest checkpoint, else (stage 1) the newest of model/. Raises
-    UserError naming the places where there is none."""
+    """The run's best.pt, else its newest, else (stage 1) the newest of model/. Raises UserError."""
     run_folder = result_folder / f'model{stage}'
     if (run_folder / 'best.pt').is_file():
         return run_folder / 'best.pt'

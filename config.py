@@ -1,8 +1,7 @@
 """Every option of the program, declared once, and the presets its defaults come from.
 
 Precedence, lowest first: the option's own default, the presets, what a checkpoint was made with,
-the flags the user gave. docs/options.md is the table of all options, made from here.
-"""
+the flags the user gave. docs/options.md is the table of all options, made from here."""
 import math
 import sys
 from dataclasses import dataclass, field, fields
@@ -13,14 +12,13 @@ from typing import Any, NamedTuple
 from utils import UserError
 
 PROJECT = Path(__file__).resolve().parent
-
 PHASES = ('prepare', 'train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
 GENERATORS = ('genA2B', 'genB2A')
 DISCRIMINATORS = ('disGA', 'disLA', 'disGB', 'disLB')  # G global, L local; A disease, B normal
 NETWORKS = (*GENERATORS, *DISCRIMINATORS)
 # student: learns; ema: its moving average; target: the copy of ema that makes pseudo-labels
 STUDENT_NETWORKS = ('student', 'ema', 'target')
-# by method (see Config.method): the networks it trains, and the one of them that makes the masks
+# by Config.method: the networks it trains, and the one of them that makes the masks
 NETWORKS_OF = {'localizer': ('localizer',), 'label_transfer': NETWORKS,
                'label_transfer_refine': NETWORKS, 'student': STUDENT_NETWORKS}
 MASK_NETWORK = {'localizer': 'localizer', 'label_transfer': 'genA2B',
@@ -34,18 +32,16 @@ PROFILE_OF = {'ISIC': 'dermoscopy', 'BraTS': 'brain_mri', 'LGG': 'brain_mri'}  #
 def option(default: Any, text: str, group: str, *, choices: tuple = (), at_least: float = -math.inf,
            at_most: float = math.inf, above: float = -math.inf, unit: str = '',
            phases: tuple = PHASES, saved: bool = False, architecture: bool = False,
-           own_choice: str = '', synonyms: tuple = ()) -> Any:
+           own_choice: str = '', synonyms: str = '') -> Any:
     """A field of Config that is also a flag.
 
-    `choices` or the bounds `at_least`, `at_most`, `above` limit its value; `phases` say where it
-    has an effect; `saved` options are kept in checkpoints, `architecture` ones also fix shapes of
-    networks; `own_choice` describes what an empty value stands for; `synonyms` are words that
-    people try for it.
-    """
+    `phases` say where it has an effect; `saved` options are kept in checkpoints, `architecture`
+    ones also fix shapes of networks; `own_choice` describes what an empty value stands for;
+    `synonyms` are words, parted by spaces, that people try for it."""
     return field(default=default, metadata={
         'help': text, 'group': group, 'choices': choices, 'at_least': at_least, 'at_most': at_most,
         'above': above, 'unit': unit, 'phases': phases, 'saved': saved or architecture,
-        'architecture': architecture, 'own_choice': own_choice, 'synonyms': synonyms})
+        'architecture': architecture, 'own_choice': own_choice, 'synonyms': synonyms.split()})
 
 
 TRAIN = ('train',)
@@ -58,10 +54,15 @@ NETS, TRAINING, LOSSES = 'networks', 'training', 'loss weights'
 ADVANCED = 'advanced: set by --profile, --recipe and --stage; seldom by hand'
 GROUPS = (MAIN, PREPARE, PREDICT, NETS, TRAINING, LOSSES, ADVANCED)
 
+main = partial(option, group=MAIN)
+preparing = partial(option, group=PREPARE, phases=('prepare',))
+predicting = partial(option, group=PREDICT, phases=('predict',))
 shape = partial(option, group=NETS, phases=NETWORK_PHASES, architecture=True)
 training = partial(option, group=TRAINING, phases=TRAIN, saved=True)
 weight = partial(option, group=LOSSES, phases=TRAIN, saved=True, at_least=0)
 advanced = partial(option, group=ADVANCED, saved=True)
+outline = partial(advanced, phases=SEGMENTING)
+learning = partial(advanced, phases=TRAIN)
 
 
 class RefinementConfig(NamedTuple):
@@ -78,83 +79,73 @@ class Config:
     """Everything one run is told. Defaults are the published values of the first generation."""
 
     # main options
-    phase: str = option('train', 'prepare: make a data set from downloads; train: train the '
-                        'stages; val: choose checkpoint and post-processing on labeled val images; '
-                        'test: masks and metrics of testA; predict: masks of any images or '
-                        'volumes; export: write the network as ONNX; pseudo_mask: write the soft '
-                        'masks of stage 1', MAIN, choices=PHASES,
-                        synonyms=('mode', 'action', 'task'))
-    dataset: str = option('phantom', 'name of the data set, a folder in --data_root; "phantom" is '
-                          'built in', MAIN, saved=True, synonyms=('data', 'name', 'dataset_name'))
-    stage: int = option(1, '0: localizer; 1: label transfer; 2: student', MAIN, choices=(0, 1, 2),
-                        phases=NETWORK_PHASES, saved=True,
-                        own_choice='train: all in turn; else the stage trained last')
-    recipe: str = option('ours', 'ours: with localizer, student and refined outlines; published: '
-                         'the published method', MAIN, choices=('ours', 'published'),
-                         phases=NETWORK_PHASES, saved=True, synonyms=('scheme', 'method'))
-    profile: str = option('', 'kind of images; sets the advanced options', MAIN,
-                          choices=('', *PROFILES), saved=True, own_choice="by the data set's name: "
-                          "ISIC dermoscopy; BraTS and LGG brain_mri; others generic",
-                          synonyms=('preset', 'modality_profile'))
-    data_root: str = option(str(PROJECT / 'dataset'), 'folder that holds the data sets', MAIN,
-                            synonyms=('data_dir', 'root', 'datapath', 'data_path'))
-    result_dir: str = option('results', 'folder for everything that is written', MAIN,
-                             phases=NETWORK_PHASES, synonyms=('output_dir', 'save_dir', 'out_dir'))
-    checkpoint: tuple = option((), "checkpoint file, ours or the authors', to use or to start "
-                               "training from; val takes several of one folder", MAIN,
-                               phases=NETWORK_PHASES, own_choice='best.pt of the run, else its '
-                               'newest, else for stage 1 the newest in model/',
-                               synonyms=('weights', 'ckpt', 'model', 'pretrained'))
-    resume: bool = option(False, 'continue from the newest checkpoint of the run', MAIN,
-                          phases=TRAIN, synonyms=('continue',))
-    dry_run: bool = option(False, 'check data, memory, disk and permissions, print the plan, then '
-                           'stop', MAIN, phases=TRAIN, synonyms=('check',))
-    device: str = option('auto', 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps', MAIN,
-                         phases=NETWORK_PHASES, synonyms=('gpu', 'gpu_id', 'gpu_ids', 'cuda'))
-    seed: int = option(0, 'seed of initial weights, sampling and augmentation', MAIN, at_least=0,
-                       at_most=2 ** 63, phases=('prepare', 'train'), saved=True)
-
+    phase: str = main('train', 'prepare: make a data set from downloads; train: train the stages; '
+                      'val: choose checkpoint and post-processing on labeled val images; test: '
+                      'masks and metrics of testA; predict: masks of any images or volumes; '
+                      'export: write the network as ONNX; pseudo_mask: write the soft masks of '
+                      'stage 1', choices=PHASES, synonyms='mode action task')
+    dataset: str = main('phantom', 'name of the data set, a folder in --data_root; "phantom" is '
+                        'built in', saved=True, synonyms='data name dataset_name')
+    stage: int = main(1, '0: localizer; 1: label transfer; 2: student', choices=(0, 1, 2),
+                      phases=NETWORK_PHASES, saved=True, own_choice='train: all in turn; else the '
+                      'stage trained last')
+    recipe: str = main('ours', 'ours: with localizer, student and refined outlines; published: the '
+                       'published method', choices=('ours', 'published'), phases=NETWORK_PHASES,
+                       saved=True, synonyms='scheme method')
+    profile: str = main('', 'kind of images; sets the advanced options', choices=('', *PROFILES),
+                        saved=True, own_choice="by the data set's name: ISIC dermoscopy; BraTS and "
+                        "LGG brain_mri; others generic", synonyms='preset modality_profile')
+    data_root: str = main(str(PROJECT / 'dataset'), 'folder that holds the data sets',
+                          synonyms='data_dir root datapath data_path')
+    result_dir: str = main('results', 'folder for everything that is written',
+                           phases=NETWORK_PHASES, synonyms='output_dir save_dir out_dir')
+    checkpoint: tuple = main(
+        (), "checkpoint file, ours or the authors', to use or to start training from; val takes "
+        "several of one folder", phases=NETWORK_PHASES, own_choice='best.pt of the run, else its '
+        'newest, else for stage 1 the newest in model/', synonyms='weights ckpt model pretrained')
+    resume: bool = main(False, 'continue from the newest checkpoint of the run', phases=TRAIN,
+                        synonyms='continue')
+    dry_run: bool = main(False, 'check data, memory, disk and permissions, print the plan, then '
+                         'stop', phases=TRAIN, synonyms='check')
+    device: str = main('auto', 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps',
+                       phases=NETWORK_PHASES, synonyms='gpu gpu_id gpu_ids cuda')
+    seed: int = main(0, 'seed of initial weights, sampling and augmentation', at_least=0,
+                     at_most=2 ** 63, phases=('prepare', 'train'), saved=True)
     # prepare
-    source: tuple = option((), 'downloaded folders; for "folders": disease images, normal images '
-                           'and, if any, labels', PREPARE, phases=('prepare',))
-    source_format: str = option('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
-                                'with ISIC_*_segmentation.png; folders: folders of images',
-                                PREPARE, phases=('prepare',),
-                                choices=('', 'brats', 'isic', 'folders'), synonyms=('format',))
-    modality: str = option('flair', 'brats: MRI sequence to use', PREPARE,
-                           phases=('prepare', 'predict'), choices=('flair', 't1', 't1ce', 't2'))
-    z_range: str = option('90-120', 'brats: axial slices as first-last, or all (slices that show '
-                          'enough head)', PREPARE, phases=('prepare',), synonyms=('slices',))
-    lesion_px: int = option(500, 'brats: smallest lesion area of a disease slice', PREPARE,
-                            at_least=0, unit='px of the prepared image', phases=('prepare',))
-    split: tuple = option((), 'disease images of train, val and test: three counts or three '
-                          'fractions', PREPARE, phases=('prepare',),
-                          own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 0.15 0.15')
-    overwrite: bool = option(False, 'prepare: replace a data set that prepare made; predict: '
-                             'replace masks of the same names', PREPARE,
-                             phases=('prepare', 'predict'), synonyms=('force',))
-
+    source: tuple = preparing((), 'downloaded folders; for "folders": disease images, normal '
+                              'images and, if any, labels')
+    source_format: str = preparing('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
+                                   'with ISIC_*_segmentation.png; folders: folders of images',
+                                   choices=('', 'brats', 'isic', 'folders'), synonyms='format')
+    modality: str = preparing('flair', 'brats: MRI sequence to use', phases=('prepare', 'predict'),
+                              choices=('flair', 't1', 't1ce', 't2'))
+    z_range: str = preparing('90-120', 'brats: axial slices as first-last, or all (slices that '
+                             'show enough head)', synonyms='slices')
+    lesion_px: int = preparing(500, 'brats: smallest lesion area of a disease slice', at_least=0,
+                               unit='px of the prepared image')
+    split: tuple = preparing((), 'disease images of train, val and test: three counts or three '
+                             'fractions', own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 '
+                             '0.15 0.15')
+    overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict: '
+                                'replace masks of the same names', phases=('prepare', 'predict'),
+                                synonyms='force')
     # predict and export
-    input: str = option('', 'an image, a NIfTI volume, or a folder of them', PREDICT,
-                        phases=('predict',), synonyms=('input_dir', 'in', 'image', 'images'))
-    output: str = option('', 'output folder, or a file for one image or volume; export: the ONNX '
-                         'file', PREDICT, phases=('predict', 'export'),
-                         own_choice='export: <dataset>.onnx among the results',
-                         synonyms=('out', 'output_file', 'seg'))
-    presence_threshold: float = option(0.5, 'an image whose soft mask never reaches this value has '
-                                       'no lesion; 0: always assume a lesion', PREDICT, at_least=0,
-                                       at_most=1, phases=('predict',),
-                                       synonyms=('presence', 'min_confidence'))
-    probability: bool = option(False, 'also write soft masks', PREDICT, phases=('predict',),
-                               synonyms=('soft', 'probabilities'))
-
+    input: str = predicting('', 'an image, a NIfTI volume, or a folder of them',
+                            synonyms='input_dir in image images')
+    output: str = predicting('', 'output folder, or a file for one image or volume; export: the '
+                             'ONNX file', own_choice='export: <dataset>.onnx among the results',
+                             phases=('predict', 'export'), synonyms='out output_file seg')
+    presence_threshold: float = predicting(0.5, 'an image whose soft mask never reaches this value '
+                                           'has no lesion; 0: always assume a lesion', at_least=0,
+                                           at_most=1, synonyms='presence min_confidence')
+    probability: bool = predicting(False, 'also write soft masks', synonyms='soft probabilities')
     # networks
     generation: str = shape('first', 'which published generation of the networks',
                             choices=('first', 'second'))
     light: bool = shape(True, 'compute γ and β from globally pooled features; False: from full '
                         'feature maps, which fixes the image size')
     ch: int = shape(62, 'channels of the first convolution', at_least=1, at_most=4096,
-                    synonyms=('channels', 'ngf', 'base_ch'))
+                    synonyms='channels ngf base_ch')
     n_res: int = shape(4, 'number of residual blocks, and of AdaILN blocks', at_least=1,
                        at_most=256)
     n_dis: int = shape(6, 'depth of the discriminators: n_dis + 1 layers global, n_dis − 1 local',
@@ -162,35 +153,32 @@ class Config:
     img_size: int | tuple = option(256, 'height and width of network input, a multiple of 4; '
                                    'minimum in training: 96 for label transfer (n_dis 6), 32 for a '
                                    'U-Net student', NETS, architecture=True, at_most=8192,
-                                   unit='px',
-                                   synonyms=('image_size', 'size', 'resolution', 'imgsize'))
+                                   unit='px', synonyms='image_size size resolution imgsize')
     img_ch: int = shape(3, '3 color, 1 gray', choices=(3, 1))
-
     # training
     iteration: int = training(1500, 'number of training iterations', at_least=1,
-                              synonyms=('iterations', 'iter', 'steps', 'epochs', 'epoch', 'n_iter'))
+                              synonyms='iterations iter steps epochs epoch n_iter')
     batch_size: int = option(2, 'images per domain and iteration; outside training, images per '
                              'batch', TRAINING, phases=NETWORK_PHASES, saved=True, at_least=1,
-                             at_most=65536, synonyms=('batch', 'bs'))
+                             at_most=65536, synonyms='batch bs')
     lr: float = training(5e-5, 'learning rate of Adam', above=0,
-                         synonyms=('learning_rate', 'learning-rate', 'rate'))
-    weight_decay: float = training(2e-5, 'weight decay of Adam', at_least=0, synonyms=('wd',))
+                         synonyms='learning_rate learning-rate rate')
+    weight_decay: float = training(2e-5, 'weight decay of Adam', at_least=0, synonyms='wd')
     decay_flag: bool = training(True, "decay the learning rate to 0 by the stage's schedule; "
                                 "published: linearly over the second half")
-    augment: bool = training(False, 'augment the training images', synonyms=('augmentation',))
+    augment: bool = training(False, 'augment the training images', synonyms='augmentation')
     print_freq: int = training(100, 'iterations between two image grids', at_least=1,
-                               synonyms=('log_freq', 'display_freq'))
+                               synonyms='log_freq display_freq')
     save_freq: int = training(100, 'iterations between two checkpoints, each scored on val',
-                              at_least=1, synonyms=('checkpoint_freq',))
+                              at_least=1, synonyms='checkpoint_freq')
     keep_checkpoints: int = training(2, 'number of newest checkpoints to keep; the best one is '
-                                     'always kept', at_least=1, synonyms=('keep', 'max_keep'))
+                                     'always kept', at_least=1, synonyms='keep max_keep')
     skip_bad: bool = option(False, 'skip unusable files and list them', TRAINING,
                             phases=('train', 'val'), saved=True)
     teacher: str = option('', 'checkpoint of the teacher: of stage 0 for stage 1; of stage 1 or 0 '
-                          'for stage 2', TRAINING, phases=NETWORK_PHASES, own_choice="the best of "
-                          "the stage before; for stage 2 the data set's folders syn_*, if there "
-                          "are any")
-
+                          'for stage 2', TRAINING, phases=NETWORK_PHASES,
+                          own_choice="the best of the stage before; for stage 2 the data set's "
+                          "folders syn_*, if there are any")
     # loss weights
     adv_weight: float = weight(1.0, 'adversarial loss of the generators')
     dis_weight: float = weight(15.0, 'loss of the discriminators')
@@ -206,79 +194,70 @@ class Config:
     ce_weight: float = weight(1.0, 'stage 2: cross entropy on disease images')
     dice_weight: float = weight(1.0, 'stage 2: Dice loss on disease images')
     normal_weight: float = weight(1.0, 'stage 2: loss for non-empty masks on normal images')
-
     # advanced: pseudo-labels and outlines
     postprocess: str = option('auto', 'rule from soft mask to segmentation; auto: the one chosen '
                               'on val, else refine (otsu with --refine False); none: soft masks '
-                              'only', ADVANCED, phases=SEGMENTING,
-                              choices=('auto', 'threshold', 'otsu', 'watershed', 'crf', 'clean',
-                                       'refine', 'none'), synonyms=('postprocessing', 'rule'))
-    keep_components: str = advanced('large', 'connected components to keep: the most central one, '
-                                    'those of at least 0.3 of the largest, or all',
-                                    choices=('central', 'large', 'all'), phases=SEGMENTING,
-                                    synonyms=('component', 'components'))
-    refine: bool = advanced(False, 'move outlines to color edges, in pseudo-labels of stage 2 and '
-                            'as default post-processing', phases=SEGMENTING,
-                            synonyms=('fit', 'refinement'))
-    edge_bias: float = advanced(1.0, 'with --refine: a pixel is lesion if its color distance to '
-                                'the lesion is below this factor times that to the surroundings; '
-                                'above 1: larger lesions', at_least=0.1, at_most=10,
-                                phases=SEGMENTING, synonyms=('lean',))
-    grabcut: bool = advanced(False, 'with --refine: apply GrabCut afterwards; for lesions of '
-                             'several shades', phases=SEGMENTING, synonyms=('cut',))
-    outline_margin: float = advanced(0.0, 'with --refine: finally smooth the outline and move it '
-                                     'outward by this distance, as in hand-drawn labels; 0: off',
-                                     at_least=0, at_most=64, unit='px of a 256 px image',
-                                     phases=SEGMENTING, synonyms=('margin',))
-    clear_corners: bool = advanced(False, 'remove lesion from the four corner triangles with sides '
-                                   'of 80/256 of the image (published for ISIC, second generation)',
-                                   phases=SEGMENTING)
+                              'only', ADVANCED, phases=SEGMENTING, choices=('auto', 'threshold',
+                              'otsu', 'watershed', 'crf', 'clean', 'refine', 'none'),
+                              synonyms='postprocessing rule')
+    keep_components: str = outline(
+        'large', 'connected components to keep: the most central one, those of at least 0.3 of the '
+        'largest, or all', choices=('central', 'large', 'all'), synonyms='component components')
+    refine: bool = outline(False, 'move outlines to color edges, in pseudo-labels of stage 2 and '
+                           'as default post-processing', synonyms='fit refinement')
+    edge_bias: float = outline(1.0, 'with --refine: a pixel is lesion if its color distance to the '
+                               'lesion is below this factor times that to the surroundings; above '
+                               '1: larger lesions', at_least=0.1, at_most=10, synonyms='lean')
+    grabcut: bool = outline(False, 'with --refine: apply GrabCut afterwards; for lesions of '
+                            'several shades', synonyms='cut')
+    outline_margin: float = outline(0.0, 'with --refine: finally smooth the outline and move it '
+                                    'outward by this distance, as in hand-drawn labels; 0: off',
+                                    at_least=0, at_most=64, unit='px of a 256 px image',
+                                    synonyms='margin')
+    clear_corners: bool = outline(False, 'remove lesion from the four corner triangles with sides '
+                                  'of 80/256 of the image (published for ISIC, second generation)')
     crf_t: float = option(0.0, 'background exponent t of the CRF, (1 − mask)^t; 0: what val chose, '
                           'else 1', ADVANCED, at_least=0, phases=SEGMENTING)
     tta: str = advanced('none', 'test-time augmentation: average over the image and its mirror '
                         'image (mirror) or all four flips (flips; localization maps: also quarter '
                         'turns)', choices=('none', 'mirror', 'flips'), phases=MASK_PHASES,
-                        synonyms=('flips', 'test_time_augmentation'))
+                        synonyms='flips test_time_augmentation')
     # advanced: augmentation
-    rotate: float = advanced(15.0, 'stages 0 and 2: maximum random rotation', at_least=0,
-                             at_most=180, unit='degrees', phases=TRAIN,
-                             synonyms=('turn', 'rotation'))
-    contrast_jitter: bool = advanced(False, "stages 0 and 2: random contrast around each image's "
-                                     "median color; for pale lesions", phases=TRAIN,
-                                     synonyms=('fade',))
-    blur_jitter: bool = advanced(False, 'stage 0: random blur; use it if the two folders differ in '
-                                 'sharpness', phases=TRAIN, synonyms=('blur',))
+    rotate: float = learning(15.0, 'stages 0 and 2: maximum random rotation', at_least=0,
+                             at_most=180, unit='degrees', synonyms='turn rotation')
+    contrast_jitter: bool = learning(False, "stages 0 and 2: random contrast around each image's "
+                                     "median color; for pale lesions", synonyms='fade')
+    blur_jitter: bool = learning(False, 'stage 0: random blur; use it if the two folders differ in '
+                                 'sharpness', synonyms='blur')
     # advanced: student
     student_network: str = option('unet', 'stage 2: a new U-Net, or the localizer plus dilated '
                                   'layers, starting from its stage-0 weights', ADVANCED,
                                   choices=('unet', 'localizer'), phases=TRAIN, architecture=True,
-                                  synonyms=('student',))
-    localizer_share: float = advanced(0.5, "stage 2: weight of the localization map in the "
+                                  synonyms='student')
+    localizer_share: float = learning(0.5, "stage 2: weight of the localization map in the "
                                       "teacher's soft masks; the rest is stage 1", at_least=0,
-                                      at_most=1, phases=TRAIN)
-    normal_batch: int = advanced(2, 'stage 2: normal images per iteration', at_least=0,
-                                 at_most=65536, phases=TRAIN)
-    warm_up: int = advanced(100, 'stage 2: iterations before pseudo-labels are updated',
-                            at_least=0, phases=TRAIN)
-    target_update_freq: int = advanced(50, 'stage 2: iterations between updates of the target '
+                                      at_most=1)
+    normal_batch: int = learning(2, 'stage 2: normal images per iteration', at_least=0,
+                                 at_most=65536)
+    warm_up: int = learning(100, 'stage 2: iterations before pseudo-labels are updated', at_least=0)
+    target_update_freq: int = learning(50, 'stage 2: iterations between updates of the target '
                                        'network, which makes the updated pseudo-labels; 0: never '
-                                       'update', at_least=0, phases=TRAIN,
-                                       synonyms=('renew_freq',))
-    ema_decay: float = advanced(0.98, "stage 2: decay of ema, the student's exponential moving "
-                                "average", at_least=0, at_most=1, phases=TRAIN)
-    min_teacher_iou: float = advanced(0.3, 'stage 2: use an updated pseudo-label only if its '
+                                       'update', at_least=0, synonyms='renew_freq')
+    ema_decay: float = learning(0.98, "stage 2: decay of ema, the student's exponential moving "
+                                "average", at_least=0, at_most=1)
+    min_teacher_iou: float = learning(0.3, 'stage 2: use an updated pseudo-label only if its '
                                       'Jaccard index with the first one is at least this',
-                                      at_least=0, at_most=1, phases=TRAIN, synonyms=('guard',))
+                                      at_least=0, at_most=1, synonyms='guard')
     # advanced: machine and output
     save_visuals: bool = option(True, 'write translations, overlays and report.html; False: run '
                                 'only the layers of the mask', ADVANCED, phases=('test',),
-                                synonyms=('pictures', 'visuals', 'save_images'))
+                                synonyms='pictures visuals save_images')
     amp: bool = advanced(False, 'mixed precision (bfloat16)', phases=NETWORK_PHASES,
-                         synonyms=('fp16', 'bf16', 'mixed_precision'))
+                         synonyms='fp16 bf16 mixed_precision')
     compile: bool = option(False, 'use torch.compile; slow start, for long runs', ADVANCED,
                            phases=NETWORK_PHASES)
     num_workers: int = option(2, 'threads that read images ahead; 0: none', ADVANCED, at_least=0,
-                              at_most=256, phases=NETWORK_PHASES, synonyms=('workers', 'threads'))
+                              at_most=256, phases=NETWORK_PHASES, synonyms='workers threads')
     cache_mb: int = option(2000, 'memory for decoded training images', ADVANCED, at_least=0,
                            unit='MB', phases=TRAIN)
     benchmark_flag: bool = option(False, 'cuDNN benchmark mode: choose the fastest algorithms',
@@ -292,11 +271,10 @@ class Config:
         if Path(self.dataset).name != self.dataset or self.dataset in ('', '.', '..'):
             raise UserError(f'--dataset {self.dataset!r}: has to be the plain name of a folder '
                             'in --data_root')
-        smallest = self.smallest_size
-        if min(self.size) < smallest or any(length % 4 for length in self.size):
+        if min(self.size) < self.smallest_size or any(length % 4 for length in self.size):
             reason = f' (with --n_dis {self.n_dis})' if 'transfer' in self.method else ''
             raise UserError(f'--img_size {self.img_size}: has to be a multiple of 4 and at least '
-                            f'{smallest}{reason}')
+                            f'{self.smallest_size}{reason}')
 
     @property
     def method(self) -> str:
@@ -314,16 +292,10 @@ class Config:
         return self.phase == 'train' and self.stage == 1 and self.localization_weight > 0
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether soft masks of an earlier stage are needed."""
-        return self.stage == 2 or self.trained_by_localizer
-
-    @property
     def size(self) -> tuple[int, int]:
         """Height and width of images in the network, px."""
-        if isinstance(self.img_size, int):
-            return self.img_size, self.img_size
-        return tuple(self.img_size)
+        one = self.img_size
+        return (one, one) if isinstance(one, int) else tuple(one)
 
     @property
     def smallest_size(self) -> int:
@@ -378,14 +350,14 @@ def check_value(one: Any, value: Any) -> None:
     """Raises UserError where a value of an option is none of its choices or out of its bounds."""
     rules = one.metadata
     if rules['choices'] and value not in rules['choices']:
-        raise UserError(f'--{one.name} {value}: has to be one of '
-                        f'{", ".join(str(choice) for choice in rules["choices"] if choice != "")}')
+        choices = ', '.join(str(choice) for choice in rules['choices'] if choice != '')
+        raise UserError(f'--{one.name} {value}: has to be one of {choices}')
     numbers = value if isinstance(value, tuple | list) else (value,)
     for number in numbers if one.type in (int, float, int | tuple) else ():
         if not abs(number) <= sys.float_info.max or number < rules['at_least']:
-            raise UserError(f'--{one.name} {value}: has to be a finite number'
-                            + (f' of at least {rules["at_least"]:g}'
-                               if math.isfinite(rules['at_least']) else ''))
+            bound = rules['at_least']
+            least = f' of at least {bound:g}' if math.isfinite(bound) else ''
+            raise UserError(f'--{one.name} {value}: has to be a finite number{least}')
         if number <= rules['above']:
             raise UserError(f'--{one.name} {value}: has to be above {rules["above"]:g}')
         if number > rules['at_most']:
@@ -394,9 +366,8 @@ def check_value(one: Any, value: Any) -> None:
 
 def method_of(recipe: str, stage: int) -> str:
     """See Config.method."""
-    if stage == 2:
-        return 'student' if recipe == 'ours' else 'label_transfer_refine'
-    return ('localizer', 'label_transfer')[stage]
+    last = 'student' if recipe == 'ours' else 'label_transfer_refine'
+    return ('localizer', 'label_transfer', last)[stage]
 
 
 # --------------------------------------------------------------------------------------- presets
@@ -406,9 +377,8 @@ def method_of(recipe: str, stage: int) -> str:
 PRESETS = (
     # published
     ({'generation': 'second'},
-     {'ch': 54, 'iteration': 7000, 'batch_size': 1, 'lr': 1e-4, 'dis_weight': 1.0,
-      'cam_weight': 1000.0, 'recon_weight': 10.0, 'augment': True,
-      'print_freq': 500, 'save_freq': 500}),
+     {'ch': 54, 'iteration': 7000, 'batch_size': 1, 'lr': 1e-4, 'dis_weight': 1.0, 'augment': True,
+      'cam_weight': 1000.0, 'recon_weight': 10.0, 'print_freq': 500, 'save_freq': 500}),
     ({'generation': 'second', 'profile': 'dermoscopy'},
      {'cycle_weight': 5.0, 'identity_weight': 50.0, 'cam_weight': 1400.0, 'clear_corners': True}),
     # ours: the built-in data set trains in minutes on two CPU cores
@@ -418,10 +388,8 @@ PRESETS = (
     ({'generation': 'second', 'dataset': 'phantom'},
      {'ch': 16, 'img_size': 128, 'iteration': 400, 'lr': 2e-4, 'augment': False,
       'print_freq': 100, 'save_freq': 100}),
-    # ours
-    ({'recipe': 'ours'},
-     {'localization_weight': 5.0, 'normal_mask_weight': 5.0, 'refine': True, 'tta': 'mirror',
-      'lr': 1e-4}),
+    ({'recipe': 'ours'}, {'localization_weight': 5.0, 'normal_mask_weight': 5.0, 'refine': True,
+                          'tta': 'mirror', 'lr': 1e-4}),
     # dermoscopy: the lesion lies in the middle, images have no upright side, some lesions are pale
     # or of several shades, and labels are smooth lines outside a lesion's pale rim
     ({'recipe': 'ours', 'profile': 'dermoscopy'},
@@ -435,8 +403,7 @@ PRESETS = (
       'augment': True, 'print_freq': 100, 'save_freq': 100}),
     # dermoscopy: stage 1 makes lesions too small there, and so do updated pseudo-labels
     ({'method': 'student', 'profile': 'dermoscopy'},
-     {'localizer_share': 1.0, 'target_update_freq': 0, 'student_network': 'localizer',
-      'lr': 5e-4}),
+     {'localizer_share': 1.0, 'target_update_freq': 0, 'student_network': 'localizer', 'lr': 5e-4}),
     ({'method': 'student', 'dataset': 'phantom'}, {'iteration': 200}),
     ({'method': 'localizer'},
      {'ch': 16, 'img_size': 128, 'iteration': 900, 'batch_size': 8, 'lr': 1e-3,
@@ -463,13 +430,11 @@ def preset(generation: str = 'first', recipe: str = 'ours', stage: int = 1, data
 
 def resolve(flags: dict[str, Any], saved: dict[str, Any] | None = None, source: str = '',
             inherited: dict[str, Any] | None = None) -> Config:
-    """The Config of the flags that the user gave and, where a checkpoint is read, of what that was
-    made with.
+    """The Config of the flags that the user gave and of `saved`, any fields of Config that a
+    checkpoint (named `source` in messages) was made with.
 
-    `saved` may hold any fields of Config. A flag that contradicts the networks in the file is an
-    error naming both values; `source` is the file's name for that message. `img_size` binds only
-    full networks. `inherited` are defaults that come from the teacher of stage 2.
-    """
+    A flag that contradicts the networks in the file is an error naming both values; `img_size`
+    binds only full networks. `inherited` are defaults that come from the teacher of stage 2."""
     saved = saved or {}
     inherited = {name: value for name, value in (inherited or {}).items()
                  if name not in ('stage', 'recipe', 'dataset', 'profile')}

@@ -33,7 +33,6 @@ LAYOUT = ('expected layout: trainA/ (disease) and trainB/ (normal) to train, tes
 @dataclass(frozen=True)
 class Case:
     """One disease image to segment, and its label if it has one."""
-
     name: str  # the file's stem
     image: Path
     label: Path | None = None
@@ -47,6 +46,14 @@ class Problems:
 
     def add(self, path: Path, reason: str) -> None:
         self.reasons.setdefault(path, reason)
+
+    def try_to_read(self, path: Path, read: Callable[[Path], Any]) -> Any:
+        """read(path); None where it raises UserError, whose reason is added."""
+        try:
+            return read(path)
+        except UserError as error:
+            self.add(path, str(error).removeprefix(f'{path}: '))
+            return None
 
     def without(self, paths: list[Path]) -> list[Path]:
         """The paths that have no problem."""
@@ -72,8 +79,7 @@ class Problems:
                             f'without by --skip_bad True:\n{self.listing}')
 
     def report(self) -> int:
-        """At the end of a phase that did the rest: print them to stderr; returns the exit code, 1
-        if there are any."""
+        """After a phase that did the rest: print them to stderr; returns the exit code."""
         if self.reasons:
             print(f'left out, since they cannot be used:\n{self.listing}', file=sys.stderr)
         return 1 if self.reasons else 0
@@ -88,17 +94,13 @@ def check_data_folder(folder: Path) -> None:
 
 
 def list_images(folder: Path, problems: Problems | None = None) -> list[Path]:
-    """The images directly in `folder` (or in its subfolder `images`), by name; raises UserError.
-
-    Hidden files, folders and files without an image's ending are skipped. Of several with one stem
-    only the first counts: the others go to `problems`, and without `problems` are an error.
-    """
+    """The images directly in `folder` (or its subfolder `images`), by name. Of several of one stem
+    the first counts; others go to `problems`, or without are an error. Raises UserError."""
     folder = folder / 'images' if (folder / 'images').is_dir() else folder
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder; {LAYOUT}')
     try:
-        paths = sorted(path for path in folder.iterdir()
-                       if path.suffix.lower() in IMAGE_SUFFIXES
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
                        and not path.name.startswith('.') and not path.is_dir())
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed: {error.strerror}') from error
@@ -160,13 +162,9 @@ def validation_cases(data_folder: Path, problems: Problems | None = None) -> lis
 
 
 def read_image(path: Path, channels: int = 3) -> Image.Image:
-    """An 8-bit image with 3 (RGB) or 1 (gray) channels; raises UserError with the file's name.
-
-    Transparent parts are laid on black. Images of more than 8 bits a channel, and floating point
-    ones, are scaled by their own range; of several pages the first is read. The pixels stay as
-    they are stored (a rotation noted in a camera file is not applied), so that masks lie on the
-    stored pixels.
-    """
+    """An 8-bit image with 3 (RGB) or 1 (gray) channels; raises UserError. Transparent parts lie on
+    black; more than 8 bits a channel and floating point are scaled by their own range; the first
+    of several pages is read; a rotation in a camera file is ignored: masks lie on stored pixels."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -185,11 +183,8 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
 
 
 def read_label(path: Path) -> np.ndarray:
-    """A label as a bool array H×W: above one half is lesion.
-
-    One half of full scale, 255; of the larger value for labels of two values, as 0 and 1. Raises
-    UserError where areas of a third value, more than blurred outlines, are neither.
-    """
+    """A label as a bool array H×W: lesion is above one half of 255, or of the larger value where
+    there are two, as 0 and 1. Raises UserError for areas, not blurred outlines, of others."""
     values = np.asarray(read_image(path, channels=1))
     highest = int(values.max())
     if highest > 127:
@@ -249,8 +244,7 @@ def checked_val_cases(config: Config, problems: Problems) -> list[Case]:
 
 def checked_training_data(
         config: Config, store: 'ImageStore') -> tuple[dict[str, list[Path]], list[Case]]:
-    """Training images by domain, and labeled val cases, all of which can be read. Raises UserError
-    listing what cannot, or with --skip_bad prints it."""
+    """Training images by domain, and labeled val cases, that can be read; see Problems.settle."""
     problems = Problems()
     images = training_images(config.data_folder, problems)
     check_images(images['A'] + images['B'], problems, store.read)
@@ -308,23 +302,15 @@ def training_batches(images: dict[str, list[Path]], config: Config, start: int, 
                      augment: Callable[[Image.Image, np.random.Generator, bool], Image.Image]
                      | None = None, sharded: bool = True) -> Iterator[dict[str, Tensor]]:
     """Unpaired batches {'A': …, 'B': …}, count×img_ch×H×W each in [-1, 1], of iterations start+1 …
-    config.iteration, and with `soft_masks`, files by the stem of their image, also {'mask':
-    count×1×H×W in [-1, 1]}, those of A.
-
-    A batch is a function of (seed, iteration) alone, so any number of threads and a resumed run
-    see the same ones; of several processes each has its part (`sharded`) or all of it. Each domain
-    goes through all its images in an order of its own, drawn anew every round.
-    `augment(image, rng, is_mask)` takes an image of the store's size and returns one of the
-    network's; an image and its mask come with equal random numbers.
-    """
+    config.iteration; with `soft_masks`, files by the stems of A's images, also 'mask', count×1×H×W.
+    A batch is a function of (seed, iteration) alone, so any number of threads and a resumed run see
+    the same; of several processes each has its part (`sharded`) or all. A domain goes through all
+    its images in an order drawn anew every round. `augment(image, rng, is_mask)` makes an image of
+    the store's size one of the network's; an image and its mask come with equal random numbers."""
     @lru_cache(8)
-    def order(domain: str, round_number: int) -> np.ndarray:
+    def in_order(domain: str, round_number: int) -> list[Path]:
         rng = np.random.default_rng((config.seed, ord(domain), round_number, 0))
-        return rng.permutation(len(images[domain]))
-
-    def path_at(domain: str, position: int) -> Path:
-        round_number, place = divmod(position, len(images[domain]))
-        return images[domain][order(domain, round_number)[place]]
+        return [images[domain][place] for place in rng.permutation(len(images[domain]))]
 
     def read_all(domain: str, paths: list[Path], positions: list[int],
                  channels: int | None = None) -> Tensor:
@@ -341,8 +327,8 @@ def training_batches(images: dict[str, list[Path]], config: Config, start: int, 
         batch = {}
         for domain, count in config.batch_counts.items():
             places = range(count)[distributed.shard_slice(count) if sharded else slice(None)]
-            positions = [iteration * count + place for place in places]
-            paths = [path_at(domain, position) for position in positions]
+            positions, size = [iteration * count + place for place in places], len(images[domain])
+            paths = [in_order(domain, position // size)[position % size] for position in positions]
             batch[domain] = read_all(domain, paths, positions)
             if domain == 'A' and soft_masks:
                 mask_paths = [soft_masks[path.stem] for path in paths]

@@ -20,7 +20,6 @@ from reporting.options import default_text
 from runtime import signals
 from utils import UserError
 
-INTERRUPTED = 130  # exit code, as shells have it
 EXAMPLES = """Lesion masks from disease / normal image labels.
 
   python main.py --dataset ISIC --phase train
@@ -55,10 +54,9 @@ def similar_option(name: str) -> str:
 
 
 def boolean(text: str) -> bool:
-    values = {'true': True, 'false': False, '1': True, '0': False}
-    if text.lower() not in values:
+    if text.lower() not in ('true', 'false', '1', '0'):
         raise argparse.ArgumentTypeError(f'{text!r} is neither True nor False')
-    return values[text.lower()]
+    return text.lower() in ('true', '1')
 
 
 def build_parser(phase: str = '') -> argparse.ArgumentParser:
@@ -83,8 +81,8 @@ def build_parser(phase: str = '') -> argparse.ArgumentParser:
         unit = f', {rules["unit"]}' if rules['unit'] else ''
         text = f'{rules["help"]} (default: {default_text(name)}{unit})'.replace('%', '%%')
         hidden = phase and phase not in rules['phases']
-        groups[rules['group']].add_argument(
-            f'--{name}', help=argparse.SUPPRESS if hidden else text, **settings)
+        settings['help'] = argparse.SUPPRESS if hidden else text
+        groups[rules['group']].add_argument(f'--{name}', **settings)
     return parser
 
 
@@ -112,9 +110,9 @@ def main() -> int:
     try:
         with one_voice(), signals.handled():
             flags = vars(build_parser(phase_in(sys.argv[1:])).parse_args())
-            dispatch = {'prepare': workflow.prepare, 'predict': workflow.use_network,
-                        'export': workflow.use_network}
-            return dispatch.get(flags.get('phase'), workflow.run)(flags)
+            phases = {'prepare': workflow.prepare, 'predict': workflow.use_network,
+                      'export': workflow.use_network}
+            return phases.get(flags.get('phase'), workflow.run)(flags)
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':  # once on every machine
             print(f'error: {error}', file=sys.stderr)
@@ -123,17 +121,15 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
-        return INTERRUPTED
+        return 130  # as shells have it
     except OSError as error:  # a full disk, a folder that went away
-        if error.errno == errno.ENAMETOOLONG:
-            print(f'error: {error.filename}: too long for a file name; give another',
-                  file=sys.stderr)
-            return 2
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+        too_long = error.errno == errno.ENAMETOOLONG
+        text = f'{error.filename}: too long for a file name; give another' if too_long else error
+        print(f'error: {text}', file=sys.stderr)
+        return 2 if too_long else 1
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search(r"out of memory|can't allocate memory",
-                                                             str(error)):
+        out_of_memory = re.search(r"out of memory|can't allocate memory", str(error))
+        if isinstance(error, RuntimeError) and not out_of_memory:
             raise
         print('error: out of memory; lower --batch_size, --img_size or --ch, or, if it is the '
               "machine's own memory, --cache_mb", file=sys.stderr)

@@ -6,8 +6,7 @@ height H and width W. Images are in [-1, 1]. Both generations of generators have
     encoder -> class attention -> scale and shift -> AdaILN blocks -> decoders
 
 Source of every layer and default of generators and discriminators: the published code of the
-method (see README, Citation).
-"""
+method (see README, Citation)."""
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -60,9 +59,8 @@ def center(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x B×C×H×W minus each channel's mean over H,W, that mean, and the sum of squares of the
     difference (B×C×1×1 each).
 
-    Sums instead of torch.var_mean, whose method takes a CPU several times as long; adding the
-    negative mean instead of subtracting saves the backward pass a copy of the large tensor.
-    """
+    Sums, since torch.var_mean takes a CPU several times as long; adding the negative mean instead
+    of subtracting saves the backward pass a copy of the large tensor."""
     x = x.float()
     mean = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
     centered = x + -mean
@@ -74,13 +72,11 @@ def mix_instance_and_layer_norm(x: Tensor, rho: Tensor, gamma: Tensor, beta: Ten
 
     x̂_IN is normalized over H,W and x̂_LN over C,H,W. `rho` is 1×C×1×1; `gamma` and `beta` are
     1×C×1×1 or B×C×1×1. The layer's statistics follow from those of its channels, and the result is
-    one scale and one shift for each channel.
-    """
+    one scale and one shift for each channel."""
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     centered, mean, squares = center(x)
     offset = mean - mean.mean(1, keepdim=True)  # of the channel's mean from the layer's
     layer_squares = (squares + pixels * offset ** 2).sum(1, keepdim=True)
-
     instance_part = rho * torch.rsqrt(squares / (pixels - 1) + EPSILON)
     layer_part = (1 - rho) * torch.rsqrt(layer_squares / (channels * pixels - 1) + EPSILON)
     scale = gamma * (instance_part + layer_part)
@@ -170,8 +166,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images B×in_channels×H×W to features B×C×H/4×W/4. Raises ValueError where H or W is no
-    multiple of 4."""
+    """Images B×in_channels×H×W to features B×C×H/4×W/4. Raises ValueError for other H, W."""
 
     def __init__(self, in_channels: int, ch: int, n_res: int) -> None:
         super().__init__()
@@ -191,9 +186,7 @@ class Encoder(nn.Module):
 
 class ClassAttention(nn.Module):
     """Classifies the features, and weights them by how much each channel adds to the class logits.
-
-    `wrap` is applied to the two linear layers (spectral norm in discriminators).
-    """
+    `wrap` is applied to the two linear layers (spectral norm in discriminators)."""
 
     def __init__(self, channels: int, activation: nn.Module,
                  wrap: Wrap = lambda layer: layer) -> None:
@@ -219,20 +212,16 @@ class ClassAttention(nn.Module):
 
 
 class ScaleShift(nn.Module):
-    """γ and β (B×C each) of the AdaILN blocks, from the attended features B×C×h×w.
-
-    A light network computes them from the global average of the features; a full one from every
-    value, which fixes the size of the image.
-    """
+    """γ and β (B×C each) of the AdaILN blocks, from the attended features B×C×h×w: if light from
+    their global average, else from every value, which fixes the size of the image."""
 
     def __init__(self, channels: int, config: Config) -> None:
         super().__init__()
         height, width = config.size
         self.light = config.light
         inputs = channels if self.light else channels * (height // 4) * (width // 4)
-        self.hidden = nn.Sequential(
-            nn.Linear(inputs, channels, bias=False), nn.ReLU(),
-            nn.Linear(channels, channels, bias=False), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Linear(inputs, channels, bias=False), nn.ReLU(),
+                                    nn.Linear(channels, channels, bias=False), nn.ReLU())
         self.gamma = nn.Linear(channels, channels, bias=False)
         self.beta = nn.Linear(channels, channels, bias=False)
 
@@ -254,10 +243,8 @@ def repeat_border(x: Tensor) -> Tensor:
 class UpsampleBlock(ConvBlock):
     """Nearest-neighbor upsampling ×2, 3×3 convolution padded by reflection, ILN, ReLU.
 
-    Equal pixels meet summed weights, so upsampling and convolution are one transposed convolution
-    with 4 products a pixel and channel instead of 9, and the upsampled input is never stored.
-    Reflected pixels of the upsampled image are the border pixels of the small one.
-    """
+    Equal pixels meet summed weights, so one transposed convolution does it with 4 products a pixel
+    and channel instead of 9; what reflection adds are the border pixels of the small image."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, ILN)
@@ -269,11 +256,9 @@ class UpsampleBlock(ConvBlock):
 
 
 class ImageConv(nn.Conv2d):
-    """A convolution to the few channels of an image, padded by reflection, 2×2 pixels at a time.
-
-    The four pixels are four output channels of a convolution with stride 2 and a kernel one pixel
-    larger. On a CPU that halves the time: the vector units fill with channels.
-    """
+    """A convolution to the few channels of an image, padded by reflection, 2×2 pixels at a time, as
+    four channels of a convolution with stride 2 and a kernel one pixel larger: on a CPU that halves
+    the time, since the vector units fill with channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = torch.stack([F.pad(self.weight, (column, 1 - column, row, 1 - row))
@@ -324,13 +309,11 @@ class FirstGenerator(nn.Module):
 
     def forward(self, image: Tensor, conditioning: Tensor | None = None,
                 recon_of: int | None = None) -> GeneratorOutput:
-        """Translate images B×img_ch×H×W in [-1, 1].
+        """Translate images B×img_ch×H×W in [-1, 1], and reconstruct the first `recon_of` of them
+        (None: all). Raises ValueError where H or W is no multiple of 4.
 
         `conditioning` is the second image that the encoder sees, of the same shape and range;
-        None: the image itself, through which no gradient goes back (as published).
-        The reconstruction costs a decoder: `recon_of` is the number of images, from the first on,
-        that are reconstructed (None: all). Raises ValueError where H or W is no multiple of 4.
-        """
+        None: the image itself, through which no gradient goes back (as published)."""
         features, attended, cam_logit, heatmap = self.encode(image, conditioning)
         mask = self.mask_decoder(attended)
         scale_shift, translated = self.scale_shift(attended), features
@@ -398,11 +381,8 @@ class SecondGenerator(nn.Module):
 # ----------------------------------------------------------------------------------- discriminator
 
 class Discriminator(nn.Module):
-    """Distinguishes real images from translated ones, patch by patch.
-
-    `depth` L = 7 sees large patches (global), L = 5 smaller ones (local). Convolutions and the
-    linear layers of the attention have spectral norm (`wrap`).
-    """
+    """Distinguishes real images from translated ones, patch by patch: `depth` 7 sees large patches
+    (global), 5 smaller ones (local). `wrap`: of convolutions and the attention's linear layers."""
 
     def __init__(self, depth: int, config: Config, wrap: Wrap = spectral_norm) -> None:
         super().__init__()
@@ -504,9 +484,8 @@ def pool_logits(logits: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------ students (stage 2)
 
 class DoubleConv(nn.Module):
-    """Twice: convolution 3×3, group normalization, leaky ReLU. Leaky, because lesions are few
-    pixels: while the network first learns that most of an image is none, plain ReLUs that respond
-    to lesions die."""
+    """Twice: convolution 3×3, group normalization, leaky ReLU (plain ReLUs that respond to lesions
+    die while the network first learns that most of an image is none)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -521,8 +500,7 @@ class DoubleConv(nn.Module):
 
 
 class SegmentationNetwork(nn.Module):
-    """A student that starts from random weights: a compact U-Net (Ronneberger et al. 2015), four
-    halvings deep."""
+    """A student of random weights: a U-Net (Ronneberger et al. 2015), four halvings deep."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -540,8 +518,7 @@ class SegmentationNetwork(nn.Module):
         for layer in self.down:
             skipped.append(x)
             x = layer(F.max_pool2d(x, 2))
-        for layer in self.up:
-            skip = skipped.pop()
+        for layer, skip in zip(self.up, skipped[::-1], strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode='bilinear', align_corners=False)
             x = layer(torch.cat([x, skip], 1))
         return self.output(x)
@@ -600,8 +577,8 @@ def build_network(name: str, config: Config, wrap: Wrap = spectral_norm) -> nn.M
     if name == 'localizer':
         return Localizer(config)
     if name in STUDENT_NETWORKS:
-        students = {'unet': SegmentationNetwork, 'localizer': LocalizerStudent}
-        return students[config.student_network](config)
+        unet = config.student_network == 'unet'
+        return SegmentationNetwork(config) if unet else LocalizerStudent(config)
     if name in GENERATORS:
         return {'first': FirstGenerator, 'second': SecondGenerator}[config.generation](config)
     depth = {'disG': config.n_dis + 1, 'disL': config.n_dis - 1}[name[:4]]

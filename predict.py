@@ -21,8 +21,8 @@ import checkpoint as checkpoints
 import dataset
 from config import OPTIONS, Config, resolve
 from inference.model_selection import chosen_rule, stored_choice
-from inference.postprocess import to_bytes, to_segmentation
-from inference.soft_masks import images_at_a_time, mask_network, outputs, resize_map
+from inference.postprocess import resize_map, to_bytes, to_segmentation
+from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
 from runtime.threads import cpu_count, prefetch
 from stages.pseudo_labels import choose_teacher
@@ -41,7 +41,6 @@ class Predictor:
     """A trained network that segments the lesions of images. Post-processing is the same as in a
     test: what val chose for the checkpoint (`val.json` beside it), else the default. An image whose
     soft mask nowhere reaches `presence_threshold` holds no lesion.
-
     config      the Config that the network runs with
     network     the network that makes soft masks, on `device`, in eval mode
     rule, exponent  post-processing, one of inference.postprocess.RULES, and the CRF's exponent
@@ -50,9 +49,8 @@ class Predictor:
 
     def __init__(self, checkpoint: str | Path, device: str = 'auto', **options: Any) -> None:
         """`checkpoint` is a file of any stage, ours or the authors'; `device` auto, cpu, cuda,
-        cuda:1 or mps; `options` are those of main.py that matter to masks (`postprocess='otsu'`,
-        `presence_threshold=0`, `tta='none'`, `batch_size=4`, …). Raises utils.UserError, one line,
-        for a file that is no checkpoint and for options or values that do not exist."""
+        cuda:1 or mps; `options` those of main.py that matter to masks (`postprocess='otsu'`, …).
+        Raises utils.UserError for a file that is no checkpoint and for bad options or values."""
         source = checkpoints.read(Path(checkpoint))
         if unknown := options.keys() - OPTIONS.keys():
             raise UserError(f'Predictor: {sorted(unknown)[0]} is no option; '
@@ -128,8 +126,7 @@ def as_rgb(image: np.ndarray) -> Image.Image:
 
 
 def run(config: Config, predictor: Predictor) -> int:
-    """--phase predict: masks of everything in --input into --output; returns the exit code, 1 where
-    files had to be left out. Raises UserError."""
+    """Masks of all in --input to --output; returns the exit code, 1 where files were left out."""
     paths = check_paths(config)
     problems = dataset.Problems()
     names = find_input(paths.input, config.modality, problems)
@@ -141,13 +138,9 @@ def run(config: Config, predictor: Predictor) -> int:
             writer.add_image(names[path], prediction)
             bar.update()
         for path in filter(nifti.is_volume, names):
-            try:
-                volume = nifti.read(path)
-            except UserError as error:
-                problems.add(path, str(error).removeprefix(f'{path}: '))
-                continue
-            writer.add_volume(names[path], volume, *predict_volume(predictor, volume))
-            bar.update()
+            if volume := problems.try_to_read(path, nifti.read):
+                writer.add_volume(names[path], volume, *predict_volume(predictor, volume))
+                bar.update()
     print(f'{writer.count} predicted by {predictor.rule}, {writer.with_lesion} with lesions; masks '
           f'are in {paths.output}, areas in {paths.table}')
     return problems.report()
@@ -156,20 +149,15 @@ def run(config: Config, predictor: Predictor) -> int:
 def predict_images(predictor: Predictor, paths: list[Path], threads: int,
                    problems: dataset.Problems) -> Iterator[tuple[Path, Prediction]]:
     """Path and prediction of each file that can be read; the others go to `problems`."""
-
     def read(path: Path) -> np.ndarray | None:
-        try:
-            return np.asarray(dataset.read_image(path))
-        except UserError as error:
-            problems.add(path, str(error).removeprefix(f'{path}: '))
-            return None
+        image = problems.try_to_read(path, dataset.read_image)
+        return None if image is None else np.asarray(image)
 
     pairs = ((path, image) for path, image in zip(paths, prefetch(read, paths, threads),
                                                   strict=True) if image is not None)
     for_paths, for_network = itertools.tee(pairs)  # at most a few batches apart
     predictions = predictor.predict_each(image for _, image in for_network)
-    for (path, _), prediction in zip(for_paths, predictions, strict=True):
-        yield path, prediction
+    return zip((path for path, _ in for_paths), predictions, strict=True)
 
 
 def predict_volume(predictor: Predictor, volume: nifti.Volume) -> tuple[np.ndarray, np.ndarray]:
@@ -197,8 +185,7 @@ class Paths(NamedTuple):
 
 
 def check_paths(config: Config) -> Paths:
-    """--input and --output; raises UserError where they are missing, do not fit each other, or
-    something would be lost."""
+    """Raises UserError where --input or --output is missing or unfit, or files would be lost."""
     for name in ('input', 'output'):
         if not getattr(config, name):
             raise UserError(f'--{name}: --phase predict needs it: --input PATH --output PATH')
@@ -207,30 +194,29 @@ def check_paths(config: Config) -> Paths:
         raise UserError(f'--input {source}: no such file or folder')
     ending = ''.join(output.suffixes[-2:]) if nifti.is_volume(output) else output.suffix
     to_file = not output.is_dir() and ending.lower() in ('.png', *nifti.SUFFIXES)
+    flag = f'--output {output}'
     if to_file and not source.is_file():
-        raise UserError(f'--output {output}: a file, but --input {source} is a folder; give a '
-                        'folder')
+        raise UserError(f'{flag}: a file, but --input {source} is a folder; give a folder')
     if to_file and nifti.is_volume(source) != nifti.is_volume(output):
-        raise UserError(f'--output {output}: masks of volumes are .nii or .nii.gz, those of images '
-                        '.png')
+        raise UserError(f'{flag}: masks of volumes are .nii or .nii.gz, those of images .png')
     if not to_file and output.suffix and not output.is_dir():
-        raise UserError(f'--output {output}: neither a folder nor a file that masks can be: .png '
-                        'for images, .nii or .nii.gz for volumes')
-    if output.resolve() == source.resolve() or (source.is_file() and not to_file
-                                                and output.resolve() == source.parent.resolve()):
-        raise UserError(f'--output {output}: would write over --input; give another place')
+        raise UserError(f'{flag}: neither a folder nor a file that masks can be: .png for images, '
+                        '.nii or .nii.gz for volumes')
+    folders = [source, source.parent] if source.is_file() and not to_file else [source]
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise UserError(f'{flag}: would write over --input; give another place')
     if source.is_dir() and source.resolve() in output.resolve().parents:
-        raise UserError(f'--output {output}: lies in --input, where masks would be taken for '
-                        'images next time; give another place')
+        raise UserError(f'{flag}: lies in --input, where masks would be taken for images next '
+                        'time; give another place')
     table = output.with_name(f'{nifti.stem(output)}.csv') if to_file else output / 'predictions.csv'
     for path in (table, output):
         exists = any(path.iterdir()) if path.is_dir() else path.exists()
         if exists and not config.overwrite:
-            raise UserError(f'--output {output}: {path} exists already; --overwrite True '
-                            'replaces what has the same name, or give another place')
+            raise UserError(f'{flag}: {path} exists already; --overwrite True replaces what has '
+                            'the same name, or give another place')
     if table.exists() and not is_table(table):
-        raise UserError(f'--output {output}: {table} exists already and is no table of '
-                        'predictions, so it stays; give another place')
+        raise UserError(f'{flag}: {table} exists already and is no table of predictions, so it '
+                        'stays; give another place')
     return Paths(source, output, to_file, table)
 
 
@@ -243,11 +229,9 @@ def is_table(path: Path) -> bool:
 
 
 def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[Path, Path]:
-    """The images and volumes to predict, each with its path in the folder `source`, or the file
-    `source` itself. Hidden files, labels, and volumes that are named as other modalities of BraTS
-    are skipped; of several that share a name up to the ending the first counts, and the others go
-    to `problems`. Raises UserError where there are none, or for a single file that cannot be
-    read."""
+    """The images and volumes to predict, each with its path in the folder `source`, or this file
+    itself. Hidden files, labels and other modalities of BraTS are skipped; of several that share a
+    name up to the ending only the first counts. Raises UserError for none or an unreadable file."""
     if source.is_file():
         (nifti.read if nifti.is_volume(source) else dataset.read_image)(source)
         return {source: Path(source.name)}
@@ -282,9 +266,8 @@ def reason_to_skip(path: Path, modality: str) -> str:
 
 
 class PredictionWriter:
-    """Writes masks to --output, each whole or not at all, and predictions.csv: a row for each
-    image; of a volume a row for each slice that holds a lesion, and one of the whole. Lesion areas
-    in pixels and percent of the image, and where the spacing is known in mm² and ml."""
+    """Writes masks to --output, each whole or not at all, and predictions.csv, the lesion areas: a
+    row for each image; of a volume one for each slice that holds a lesion, and one of the whole."""
 
     def __init__(self, paths: Paths, with_probability: bool) -> None:
         self.paths, self.with_probability = paths, with_probability

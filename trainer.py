@@ -13,13 +13,7 @@ import checkpoint as checkpoints
 import dataset
 from config import Config
 from inference import model_selection
-from inference.evaluation import (
-    CaseResult,
-    test_cases,
-    translate_normal,
-    val_masks,
-    val_metrics,
-)
+from inference.evaluation import CaseResult, test_cases, translate_normal, val_masks, val_metrics
 from inference.metrics import METRIC_INFO, mean_metrics, segmentation_metrics, summarize
 from inference.postprocess import to_segmentation
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks
@@ -36,9 +30,9 @@ from stages.student import StudentStage
 from utils import UserError, evenly_spaced, make_folder, pick_device, progress_interval, set_seed
 
 # by Config.method
-STAGES: dict[str, type[Stage]] = {
-    'localizer': LocalizerStage, 'label_transfer': LabelTransferStage,
-    'label_transfer_refine': LabelTransferStage, 'student': StudentStage}
+STAGES: dict[str, type[Stage]] = {'localizer': LocalizerStage, 'label_transfer': LabelTransferStage,
+                                  'label_transfer_refine': LabelTransferStage,
+                                  'student': StudentStage}
 Source = tuple[checkpoints.Checkpoint, Config]  # and the Config that its network runs by
 GRID_IMAGES = 4  # of trainA in an image grid, and as many of val
 SCORED_IMAGES = 32  # of either folder that the label-free score looks at
@@ -54,10 +48,7 @@ class Data(NamedTuple):
 
 
 class Trainer:
-    """Runs what a Config says: training of any stage, scoring, test.
-
-    What a training step computes is in `stages/`.
-    """
+    """Runs what a Config says; what a training step computes is in `stages/`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -72,8 +63,7 @@ class Trainer:
         self.label_free = None  # what gives that score, and the images it looks at
         self.soft_masks = {'train': None, 'val': None}  # the teacher's, by image stem
         self.last_saved = None  # path of the newest checkpoint of this run
-        self.guard = NonFiniteGuard()
-        self.collapse = CollapseMonitor()
+        self.guard, self.collapse = NonFiniteGuard(), CollapseMonitor()
         self.stop_requested = False  # by a signal
 
     # ------------------------------------------------------------------------------- training
@@ -81,8 +71,7 @@ class Trainer:
     def train(self, start_from: checkpoints.Checkpoint | None = None) -> None:
         """One stage, from the beginning or, with --resume True, from `start_from` on.
 
-        Without --resume the networks in `start_from` are where a new run begins. A stage that needs
-        soft masks of its teacher makes them itself.
+        Without --resume its networks are where a new run begins. Soft masks of a teacher are made.
         """
         config = self.config
         make_folder(config.run_folder)
@@ -107,8 +96,7 @@ class Trainer:
                 if self.stop_requested:
                     break
         if self.iteration == config.iteration:
-            print(f'finished at iteration {self.iteration}; checkpoints are in '
-                  f'{config.run_folder}')
+            print(f'finished at iteration {self.iteration}; checkpoints are in {config.run_folder}')
             if warning := self.stage.final_warning():
                 print(warning)
 
@@ -156,19 +144,18 @@ class Trainer:
                 checkpoints.load_optimizer(optimizer, start_from.optimizers[name])
             torch.set_rng_state(start_from.random_state['torch'])
             if 'cuda' in start_from.random_state and self.device.type == 'cuda':
-                torch.cuda.set_rng_state_all(
-                    start_from.random_state['cuda'][:torch.cuda.device_count()])
+                states = start_from.random_state['cuda'][:torch.cuda.device_count()]
+                torch.cuda.set_rng_state_all(states)
             share = progress.get('mask_share')
             self.collapse.mask_share = None if share is None else float(share)
             self.guard.count = int(progress.get('skipped', 0))
             self.stage.load_state(progress.get('stage', {}))
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError):
-            raise UserError(f'{start_from.path}: holds no whole state of a run to resume; to '
-                            'start anew from its networks, give it as --checkpoint without '
-                            '--resume') from None
+            raise UserError(f'{start_from.path}: holds no whole state of a run to resume; to start '
+                            'anew from its networks, give it as --checkpoint without --resume'
+                            ) from None
         self.iteration = start_from.iteration
-        self.best_ja = start_from.best_ja
-        self.best_score = start_from.best_score
+        self.best_ja, self.best_score = start_from.best_ja, start_from.best_score
         self.last_saved = start_from.path
         if progress.get('is_best') and distributed.is_main_process():
             checkpoints.mark_best(start_from.path)  # in case the run ended before it could
@@ -176,26 +163,26 @@ class Trainer:
     def _prepare_run(self, data: Data) -> None:
         """An earlier run moved away, the teacher's soft masks, the label-free score."""
         config, folder = self.config, self.config.run_folder
-        if distributed.is_main_process() and not config.resume:
+        is_main, teacher = distributed.is_main_process(), data.teacher
+        if is_main and not config.resume:
             if archive := archive_earlier_run(config.result_folder, config.stage):
                 print(f'an earlier run was moved to {archive}')
         distributed.barrier()
         make_folder(folder)
-        if distributed.is_main_process():
+        if is_main:
             checkpoints.clear_leftovers(folder)
-        if data.teacher:
-            self.soft_masks['train'] = data.teacher.masks('trainA', data.images['A'])
+        if teacher:
+            self.soft_masks['train'] = teacher.masks('trainA', data.images['A'])
             if data.val_cases:
-                self.soft_masks['val'] = data.teacher.masks(
-                    'valA', [case.image for case in data.val_cases])
-            if distributed.is_main_process():
-                data.teacher.keep_copies(folder)
+                val_images = [case.image for case in data.val_cases]
+                self.soft_masks['val'] = teacher.masks('valA', val_images)
+            if is_main:
+                teacher.keep_copies(folder)
         if not data.val_cases:
             self._prepare_label_free_score(data)
 
     def _prepare_label_free_score(self, data: Data) -> None:
-        """Without val labels a localizer, where there is one, distinguishes good checkpoints from
-        bad ones."""
+        """Without val labels a localizer, if there is one, tells which checkpoints are good."""
         config = self.config
         if not self.stage.is_scored_without_labels:
             return
@@ -237,8 +224,7 @@ class Trainer:
 
     def _set_learning_rate(self) -> None:
         """Constant; with --decay_flag as the stage's schedule has it."""
-        config = self.config
-        rate = config.lr
+        config, rate = self.config, self.config.lr
         if config.decay_flag:
             rate *= self.stage.schedule(self.iteration / config.iteration)
         for optimizer in self.stage.optimizers.values():
@@ -250,11 +236,11 @@ class Trainer:
         processes."""
         batch = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
         result = self.stage.step(batch, self.iteration)
-        if set(result.losses) != set(self.stage.loss_names):
+        returned, declared = result.losses, self.stage.loss_names
+        if set(returned) != set(declared):
             raise TypeError(f'{type(self.stage).__name__}.step returned the losses '
-                            f'{", ".join(result.losses)}, but declares '
-                            f'{", ".join(self.stage.loss_names)}')
-        values = {**result.losses, 'mask_share': result.mask_share, 'skipped': result.skipped,
+                            f'{", ".join(returned)}, but declares {", ".join(declared)}')
+        values = {**returned, 'mask_share': result.mask_share, 'skipped': result.skipped,
                   'stop': torch.full_like(result.skipped, signals.stop_requested())}
         numbers = distributed.all_reduce_mean(torch.stack(list(values.values()))).tolist()
         values = dict(zip(values, numbers, strict=True))
@@ -278,9 +264,9 @@ class Trainer:
         bar.set_postfix(shown, refresh=False)
 
     def _grid_due(self) -> bool:
-        is_last = self.iteration == self.config.iteration
-        return distributed.is_main_process() and (
-            is_last or self.iteration % self.config.print_freq == 0)
+        config, iteration = self.config, self.iteration
+        is_due = iteration == config.iteration or iteration % config.print_freq == 0
+        return is_due and distributed.is_main_process()
 
     def _validation_due(self) -> bool:
         # after a skipped step weights may be bad already; wait for a good one
@@ -297,30 +283,27 @@ class Trainer:
         for paths, masks in shown:
             for batch in dataset.image_batches(paths, self.config, 1, masks):
                 batch = {name: part.to(self.device) for name, part in batch.items()}
-                visuals = self.stage.visuals(batch['image'], batch.get('mask'))
-                for name, image in visuals.items():
+                for name, image in self.stage.visuals(batch['image'], batch.get('mask')).items():
                     rows.setdefault(name, []).append(image)
         return rows
 
     # ------------------------------------------------------------------- validation and saving
 
     def _validate_and_save(self, data: Data, log: TrainingLog) -> None:
-        improved = False
+        improved, text = False, ''
         if data.val_cases:
             metrics = self._val_metrics(data.val_cases)
             log.add_val(self.iteration, metrics)
-            improved = self.best_ja is None or metrics['JA'] > self.best_ja
-            if improved:
+            if improved := self.best_ja is None or metrics['JA'] > self.best_ja:
                 self.best_ja = metrics['JA']
             text = 'val ' + ' '.join(f'{name} {value:.1f}' for name, value in metrics.items())
         elif self.label_free:
             score = self._label_free_score()
             log.add_score(self.iteration, score)
-            improved = self.best_score is None or score > self.best_score
-            if improved:
+            if improved := self.best_score is None or score > self.best_score:
                 self.best_score = score
             text = f'label-free score {score:.1f}'
-        if data.val_cases or self.label_free:
+        if text:
             tqdm.write(f'iteration {self.iteration}: {text}' + ' (best so far)' * improved)
         self._save(log, improved)
 
@@ -339,13 +322,12 @@ class Trainer:
 
     def _label_free_score(self) -> float:
         """Mean score of the network in training over disease images of trainA, percent."""
-        score, paths = self.label_free
-        config = self.config
+        (score, paths), config = self.label_free, self.config
 
         def score_of(soft: SoftMask) -> float:
             image = np.asarray(dataset.read_image(soft.path))
-            return score(soft.path, to_segmentation(soft.mask, config.default_rule, image, 1,
-                                                    config))
+            lesion = to_segmentation(soft.mask, config.default_rule, image, 1, config)
+            return score(soft.path, lesion)
 
         self.stage.networks.eval()
         scores = soft_masks(self.stage.mask_network, distributed.shard(paths), config, self.device,
@@ -388,7 +370,7 @@ class Trainer:
         problems.settle(config.skip_bad)
         if not cases:
             raise UserError(f'{config.data_folder / "val"}: no labels to choose by; needed are '
-                            f'val/images/ and val/labels/')
+                            'val/images/ and val/labels/')
         folder = make_folder(sources[0][0].path.parent)
         if len({of_source.stage for _, of_source in sources}) > 1:
             raise UserError(f'--checkpoint: {folder} holds files of both stages; give those of one')
@@ -405,9 +387,8 @@ class Trainer:
         if distributed.is_main_process():
             self._write_choice(folder, cases, sources, masks, rows)
 
-    def _write_choice(self, folder: Path, cases: list[dataset.Case],
-                      sources: list[Source], masks: list[list[np.ndarray]],
-                      rows: list[dict[str, Any]]) -> None:
+    def _write_choice(self, folder: Path, cases: list[dataset.Case], sources: list[Source],
+                      masks: list[list[np.ndarray]], rows: list[dict[str, Any]]) -> None:
         """val.json, best.pt and report.html in the folder of the checkpoints; `rows` best first."""
         config, best = self.config, rows[0]
         model_selection.write(folder, config.dataset, len(cases), rows)
@@ -487,8 +468,8 @@ class Trainer:
         if self.config.save_visuals:
             results.write_report(used, cases, rows, METRIC_INFO, summarize)
         results.finish()
-        print('post-processing: ' + model_selection.rule_text(
-            {'rule': used['postprocess'], 'crf_t': used['crf_t']}))
+        rule = model_selection.rule_text({'rule': used['postprocess'], 'crf_t': used['crf_t']})
+        print(f'post-processing: {rule}')
         if rows:
             print(table(summarize(rows), len(rows), len(cases)))
         else:

@@ -1,5 +1,4 @@
-"""Small helpers that every module may use. Importing this is quick: numpy and torch are imported
-where they are needed."""
+"""Small helpers for every module, quick to import: numpy and torch only where they are needed."""
 from __future__ import annotations
 
 import os
@@ -73,18 +72,16 @@ def replace_folder(folder: Path) -> None:
 
 
 def remove_staging(folder: Path) -> None:
-    """Remove what an interrupted program left beside `folder`; one that was about to be replaced
-    comes back."""
+    """Remove what an interrupted program left beside `folder`."""
     old = folder.with_name(f'.{folder.name}.old')
-    if old.exists() and not folder.exists():  # ended between the two renamings
+    if old.exists() and not folder.exists():  # ended between the two renamings: it comes back
         old.rename(folder)
     for leftover in (staging_folder(folder), old):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
-    """Files below a folder whose names end in one of the endings, in any case, sorted by path;
-    hidden files and folders are skipped."""
+    """Files below a folder of these endings, in any case, sorted by path; no hidden ones."""
     endings = tuple(endings)
     return sorted(path for path in folder.rglob('*')
                   if path.name.lower().endswith(endings) and not path.is_dir()
@@ -94,7 +91,6 @@ def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
 def pick_device(name: str) -> torch.device:
     """A torch device by name; `auto` is cuda, else mps, else cpu. Raises UserError."""
     import torch
-
     if name == 'auto':
         fallback = 'mps' if torch.backends.mps.is_available() else 'cpu'
         name = 'cuda' if torch.cuda.is_available() else fallback
@@ -119,7 +115,6 @@ def set_seed(seed: int) -> None:
     """Seed every generator of random numbers that the program or its libraries may use."""
     import numpy as np
     import torch
-
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -129,7 +124,6 @@ def random_generator(*numbers: int) -> torch.Generator:
     """A torch.Generator on the CPU that is a function of these numbers alone."""
     import numpy as np
     import torch
-
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
@@ -141,7 +135,6 @@ def evenly_spaced(items: list[Any], count: int) -> list[Any]:
 def rescale_to_unit(values: np.ndarray) -> np.ndarray:
     """An array scaled to [0, 1] by its own range; a constant array becomes 0."""
     import numpy as np
-
     values = values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     return (values - low) / (high - low) if high > low else np.zeros_like(values)

@@ -46,22 +46,20 @@ def plan(flags: Flags) -> list[Run]:
     """The runs that a command line stands for.
 
     Training without --stage or --checkpoint goes through all stages and lets val choose; stage 1
-    makes sure that there is the localizer it needs.
-    """
+    makes sure that there is the localizer it needs."""
     phase, stage = flags.get('phase', 'train'), flags.get('stage')
-    if phase in ('val', 'test', 'predict', 'export') and stage is None \
-            and not flags.get('checkpoint'):
+    all_stages = stage is None and not flags.get('checkpoint')
+    if phase in ('val', 'test', 'predict', 'export') and all_stages:
         return [Run(flags | {'stage': last_trained(resolve(flags))})]
     if phase != 'train' or stage in (0, 2):
         return [Run(flags)]
-    all_stages = stage is None and not flags.get('checkpoint')
     if all_stages and 'teacher' in flags:
         raise UserError('--teacher: of one stage; say which with --stage')
-    stage_1 = flags | {'stage': 1}
+    runs = [Run(flags | {'stage': 1})]
     others = {name: value for name, value in flags.items() if name not in OF_STAGE_1}
-    runs = [Run(stage_1)]
-    config = resolve(stage_1)
-    if config.localization_weight and not config.teacher and not is_resumable(config):
+    config = resolve(runs[0].flags)
+    is_resumed = config.resume and has_checkpoints(config)
+    if config.localization_weight and not config.teacher and not is_resumed:
         localizer = others | {'stage': 0}
         if not all_stages and has_checkpoints(resolve(localizer)):
             localizer['resume'] = True  # one that is there is kept, and one begun is finished
@@ -70,8 +68,8 @@ def plan(flags: Flags) -> list[Run]:
         if (config.recipe, config.generation) != ('published', 'second'):
             runs.append(Run(others | {'stage': 2}))
         val = {name: flags[name] for name in OF_VAL if name in flags}
-        runs.append(Run(val | {'phase': 'val', 'stage': runs[-1].flags['stage']},
-                        is_final_val=True))
+        val |= {'phase': 'val', 'stage': runs[-1].flags['stage']}
+        runs.append(Run(val, is_final_val=True))
     return runs
 
 
@@ -79,16 +77,11 @@ def has_checkpoints(config: Config) -> bool:
     return any(config.run_folder.glob(f'{config.dataset}_params_*.pt'))
 
 
-def is_resumable(config: Config) -> bool:
-    return config.resume and has_checkpoints(config)
-
-
 def last_trained(config: Config) -> int:
     """The stage of the newest checkpoint in the result folder; 1 if there is none."""
-    newest = {path.stat().st_mtime: stage for stage in (0, 1, 2)
-              for path in (config.result_folder / f'model{stage}').glob(
-                  f'{config.dataset}_params_*.pt')}
-    return newest[max(newest)] if newest else 1
+    stages = {path.stat().st_mtime: stage for stage in (0, 1, 2) for path in
+              config.result_folder.glob(f'model{stage}/{config.dataset}_params_*.pt')}
+    return stages[max(stages)] if stages else 1
 
 
 # ---------------------------------------------------------------------------------- checkpoints
@@ -97,11 +90,10 @@ def last_trained(config: Config) -> int:
 def choose_checkpoints(config: Config) -> list[Path]:
     """The files that a run reads; none for a training from the beginning."""
     import checkpoint as checkpoints
-
     files = [Path(path) for path in config.checkpoint]
     if config.phase == 'val':
-        return checkpoints_to_compare(config, files)
-    if len(files) > 1:
+        files = checkpoints_to_compare(config, files)
+    elif len(files) > 1:
         raise UserError(f'--checkpoint: --phase {config.phase} takes one file')
     if config.phase == 'pseudo_mask':
         return []
@@ -111,8 +103,8 @@ def choose_checkpoints(config: Config) -> list[Path]:
     if not config.resume:
         return files
     if files:
-        raise UserError('--checkpoint starts a new run and --resume goes on with one: give one of '
-                        'the two')
+        raise UserError(
+            '--checkpoint starts a new run and --resume goes on with one: give one of the two')
     numbered = checkpoints.numbered(config.run_folder, config.dataset)
     if not numbered:
         print(f'nothing to resume in {config.run_folder}: starting at iteration 0')
@@ -120,28 +112,23 @@ def choose_checkpoints(config: Config) -> list[Path]:
 
 
 def checkpoints_to_compare(config: Config, files: list[Path]) -> list[Path]:
-    """The files that val scores: those given, else all of the run; best.pt competes, so that it
-    gives way only to a better one."""
+    """The files that val scores, if there are any: those given, else all of the run; best.pt
+    competes, so that it gives way only to a better one."""
     import checkpoint as checkpoints
-
     files = [path for path in files if path.name not in ('teacher.pt', 'localizer.pt')]
     if len({path.parent.resolve() for path in files}) > 1:
         raise UserError('--checkpoint: val.json and best.pt are written beside the files, so '
                         'give files of one folder')
-    if not files:
-        files = checkpoints.numbered(config.run_folder, config.dataset)
+    files = files or checkpoints.numbered(config.run_folder, config.dataset)
     best = (files[0].parent if files else config.run_folder) / 'best.pt'
     if best.is_file() and best not in files:
         files.append(best)
-    return files or [checkpoints.choose_for_test(config.result_folder, config.dataset,
-                                                 config.stage)]
+    return files
 
 
 def read_checkpoints(flags: Flags) -> tuple[Config, list[tuple['Checkpoint', Config]]]:
-    """The Config of a run, and the checkpoints that it reads, each with the Config of its network.
-    """
+    """The Config of a run, and the checkpoints it reads, each with the Config of its network."""
     import checkpoint as checkpoints
-
     config = resolve(flags)
     sources = []
     for path in choose_checkpoints(config):
@@ -153,9 +140,8 @@ def read_checkpoints(flags: Flags) -> tuple[Config, list[tuple['Checkpoint', Con
             raise UserError(f'{error}{hint}') from None
         print(f'checkpoint: {path} (iteration {source.iteration})')
         saved = source.config
-        if config.phase == 'train' and not config.resume:
-            # only the networks are taken over, not how they were trained
-            kept = (*ARCHITECTURE, *(['recipe'] if config.stage == 2 else []))
+        if config.phase == 'train' and not config.resume:  # only the networks are taken over
+            kept = (*ARCHITECTURE, 'recipe') if config.stage == 2 else ARCHITECTURE
             saved = {name: saved[name] for name in kept if name in saved}
         sources.append((source, resolve(flags, saved, str(path))))
     if config.phase == 'val':  # best.pt mostly is one of the numbered files
@@ -174,7 +160,6 @@ def inherited_options(config: Config) -> Flags:
     localizer takes over its width too, or is a U-Net where there is no localizer."""
     import checkpoint as checkpoints
     from stages.pseudo_labels import choose_teacher, localizer_behind
-
     teacher = choose_teacher(config)
     source = checkpoints.read(teacher) if teacher else None
     names = IMAGE_OPTIONS if config.method == 'student' else SAVED
@@ -200,7 +185,6 @@ def run(flags: Flags) -> int:
     import dataset
     from runtime import distributed
     from trainer import Trainer
-
     first = resolve(runs[0].flags)
     device = distributed.init(first.device)
     prepare_data_folder(first)
@@ -213,11 +197,10 @@ def run(flags: Flags) -> int:
         if part.is_final_val:
             if not dataset.validation_cases(first.data_folder, dataset.Problems()):
                 continue
-            best = resolve(part.flags).run_folder / 'best.pt'
-            part_flags['checkpoint'] = [str(best)]
+            part_flags['checkpoint'] = [str(resolve(part.flags).run_folder / 'best.pt')]
         if len(runs) > 1:
-            print(f'--- stage {part.flags["stage"]}'
-                  + (': what val chooses' if part.is_final_val else ''), flush=True)
+            what = ': what val chooses' if part.is_final_val else ''
+            print(f'--- stage {part.flags["stage"]}{what}', flush=True)
         config, sources = read_checkpoints(part_flags)
         trainer = Trainer(config)
         try:
@@ -246,7 +229,6 @@ def use_network(flags: Flags) -> int:
     check_torch()
     import predict
     from inference import export
-
     if not {'dataset', 'checkpoint'} & flags.keys():
         raise UserError(f'--dataset: --phase {config.phase} needs to know whose network to use; or '
                         'name one with --checkpoint FILE')
@@ -256,14 +238,13 @@ def use_network(flags: Flags) -> int:
     print(f'checkpoint: {path}')
     options = {name: value for name, value in flags.items() if name not in ('checkpoint', 'device')}
     predictor = predict.Predictor(path, config.device, **options)
-    phases = {'predict': predict.run, 'export': export.run}
-    return phases[config.phase](predictor.config, predictor)
+    use = predict.run if config.phase == 'predict' else export.run
+    return use(predictor.config, predictor)
 
 
 def prepare(flags: Flags) -> int:
     """Make a data set of what was downloaded. The exit code."""
     from preparation import prepare as preparation
-
     return preparation.run(resolve(flags))
 
 
@@ -272,7 +253,6 @@ def prepare_data_folder(config: Config) -> None:
     import dataset
     from preparation import phantom
     from runtime import distributed
-
     if config.dataset != 'phantom':
         dataset.check_data_folder(config.data_folder)
     elif distributed.is_main_process() and not config.data_folder.exists():
@@ -284,7 +264,6 @@ def prepare_data_folder(config: Config) -> None:
 def dry_run(runs: list[Run]) -> None:
     """Print what a training would do; raises UserError where it could not be done."""
     from trainer import Trainer
-
     sizes = {}  # image options by stage
     for part in runs:
         config = resolve(part.flags)
@@ -327,7 +306,6 @@ def saying_how_to_resume(trainer: 'Trainer') -> Iterator[None]:
 def check_torch() -> None:
     """Raises UserError for a torch that is not safe to load files with."""
     from importlib import metadata
-
     version = metadata.version('torch')
     if tuple(int(part) for part in version.split('.')[:2]) < TORCH_FLOOR:
         raise UserError(f'torch {version}: has known holes in loading files; pip install --upgrade '

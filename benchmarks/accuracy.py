@@ -1,4 +1,4 @@
-"""Segmentation from image labels on test: class activation maps, the published method and ours.
+"""Segmentation from image labels on test: gray levels, CAM, the published method and ours.
 
     python benchmarks/accuracy.py OUTPUT --data_root DATA [--sets LGG ISIC] [--seeds 0 1 2]
                                   [--rows CAM …] [--size "--ch 16 --img_size 128 …"]
@@ -7,8 +7,7 @@ Trains what is missing in OUTPUT (a run that was stopped goes on), chooses check
 and post-processing on val, scores test, and prints the tables. OUTPUT/rows/ keeps the metrics of
 every test image, and a row that is there is not computed again; OUTPUT/worst_<set>_<seed>.png
 shows the ten worst test images of our last row, errors_<set>_<seed>.json its JA by size of the
-lesion and how the soft mask is calibrated.
-"""
+lesion and how the soft mask is calibrated."""
 import argparse
 import json
 import re
@@ -26,8 +25,10 @@ from common import PROJECT, parser_of
 # isort: split
 import checkpoint as checkpoints
 import dataset
+from config import resolve
 from inference import metrics
 from inference.postprocess import EXPONENTS, segment, to_bytes
+from inference.refinement import clean, erode
 from inference.soft_masks import resize_map
 from predict import Predictor
 from reporting import visualize
@@ -42,6 +43,8 @@ FINAL = 'ours, stage 2, best post-processing'
 # name -> folder (rows of one share their networks), flags of each stage in order (the last network
 # is scored), rule of post-processing (val: the one that val chose)
 ROWS = {
+    'gray levels, no training': ('', [], 'otsu'),
+    'gray levels, no training, refined': ('', [], 'refine'),
     'CAM': ('cam', CAM, 'threshold'),
     'CAM + CRF': ('cam', CAM, 'crf'),
     'published, first generation': ('first', PUBLISHED[:1], 'otsu'),
@@ -58,6 +61,32 @@ ROWS = {
 # as published, the first generation collapses on LGG to copying its input (JA 0.4)
 INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}
 THRESHOLDS = np.arange(0.05, 1, 0.05)
+
+
+RIM = 20  # px of a 256 px image inside the outline of the head that are no lesion; chosen on val
+
+
+def dark_in_the_middle(image: np.ndarray) -> np.ndarray:
+    """Soft mask H×W in [0, 1]: darkness (CIELAB lightness stretched from its 1st to its 99th
+    percentile) times a centered Gaussian, σ a quarter of the side."""
+    lightness = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0].astype(float)
+    low, high = np.percentile(lightness, (1, 99))
+    rows, columns = (np.exp(-8 * np.linspace(-0.5, 0.5, side) ** 2) for side in lightness.shape)
+    return np.clip((high - lightness) / (high - low + 1e-6), 0, 1) * np.outer(rows, columns)
+
+
+def bright_in_the_head(image: np.ndarray) -> np.ndarray:
+    """Soft mask H×W: how far a blurred FLAIR slice is above its median, inside the head."""
+    blurred = cv2.GaussianBlur(image[..., 0], (0, 0), 3)
+    head = clean(blurred > 20, 'large')
+    inside = erode(RIM, np.pad(head, 1))[1:-1, 1:-1]
+    if inside.sum() < 100:
+        return np.zeros(blurred.shape)
+    levels = blurred[inside].astype(float)
+    return (blurred - np.median(levels)) / (4 * levels.std() + 1e-6) * inside
+
+
+GRAY_LEVELS = {'LGG': bright_in_the_head, 'BraTS': bright_in_the_head}  # others: dark
 
 
 class Experiment:
@@ -176,7 +205,12 @@ def compute_row(experiment: Experiment, name: str) -> dict[str, Any]:
         checkpoint = experiment.train(folder, flags)
     cases = [case for case in dataset.find_cases(experiment.data, 'test') if case.label]
     test = read_cases(cases)
-    if folder == 'cam':
+    if not folder:
+        refinement = resolve({'dataset': experiment.name, 'stage': 2}).refinement
+        gray_levels = GRAY_LEVELS.get(experiment.name, dark_in_the_middle)
+        chosen, segmentations = rule, [segment(to_bytes(gray_levels(image)), rule, image,
+                                               refinement=refinement) for image in test.images]
+    elif folder == 'cam':
         val = read_cases(dataset.validation_cases(experiment.data))
         chosen, segmentations = segment_cam(checkpoint, rule, val, test)
     else:

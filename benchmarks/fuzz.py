@@ -4,8 +4,7 @@
 
 Draws options and values, sensible ones and others, and runs main.py with them on tiny images, in
 this process. A traceback, another exit code or an error of several lines (but for a list of files)
-is a failure and is printed with its command line; the exit code is 1 where there was one.
-"""
+is a failure and is printed with its command line; the exit code is 1 where there was one."""
 import io
 import random
 import sys
@@ -34,15 +33,20 @@ BY_TYPE = {int: ['-1', '0', '1', '2', '3', '4', '5', '8', '9', '1.5', 'x', '', '
 WORDS = ['', ' ', 'x', '../..', '/', 'a b', 'ü', '--', 'Tiny', 'phantom2', '\t', 'x' * 300]
 VALUES = {'iteration': ['0', '1', '2', '3', '-5', 'x', '1.5'],
           'batch_size': ['0', '1', '2', '3', '-1', 'x', str(10 ** 9)],
-          'normal_batch': ['0', '1', '2', '-1', 'x', str(10 ** 9)],
+          **dict.fromkeys(('normal_batch', 'n_res', 'num_workers'),
+                          ['0', '1', '2', '-1', 'x', str(10 ** 9)]),
           'ch': ['0', '1', '2', '3', '4', '6', '-4', 'x', '5000', '4096'],
-          'n_res': ['0', '1', '2', '-1', 'x', str(10 ** 9)],
           'n_dis': ['0', '3', '4', '5', '6', '13', 'x'],
-          'num_workers': ['0', '1', '2', '-1', 'x', str(10 ** 9)],
           'img_size': ['30', '32', '36', '48', '64', '33', '9000', '100000', '-32', '0', 'x'],
           'split': ['1', '0.5', '-1', 'x', '', 'nan'],
           'dataset': ['Tiny', 'Tiny', 'Tiny', *WORDS],
           'device': ['cpu', 'auto', 'cuda:7', 'mps', 'x', '']}
+
+
+NEEDED = {  # what a phase cannot do without
+    'predict': '--input {data}/Tiny/testA --output {results}/out',
+    'export': '--output {results}/x.onnx',
+    'prepare': '--source {data}/Tiny --source_format folders --dataset Prepared --overwrite True'}
 
 
 class Paths(NamedTuple):
@@ -52,14 +56,6 @@ class Paths(NamedTuple):
     results: Path
     image: Path
     checkpoints: list[Path]  # some of them are none
-
-
-NEEDED = {  # what a phase cannot do without
-    'predict': lambda paths: ('--input', paths.data / 'Tiny/testA', '--output',
-                              paths.results / 'out'),
-    'export': lambda paths: ('--output', paths.results / 'x.onnx'),
-    'prepare': lambda paths: ('--source', paths.data / 'Tiny', '--source_format', 'folders',
-                              '--dataset', 'Prepared', '--overwrite', 'True')}
 
 
 def values_of(name: str, paths: Paths) -> list[str]:
@@ -88,7 +84,8 @@ def command_line(rng: random.Random, paths: Paths) -> list[str]:
     if rng.random() < 0.8:
         phase = rng.choice(['train'] * 8 + ['test', 'val', 'pseudo_mask'] * 4
                            + ['predict'] * 3 + ['prepare'] * 3 + ['export'])
-        arguments += ['--phase', phase, *(NEEDED[phase](paths) if phase in NEEDED else ())]
+        needed = [word.format(**paths._asdict()) for word in NEEDED.get(phase, '').split()]
+        arguments += ['--phase', phase, *needed]
     if rng.random() < 0.8:
         arguments += ['--stage', rng.choice([0, 1, 2])]
     for name in rng.sample(names, rng.choice([0, 0, 1, 1, 2, 3, 6])):
@@ -114,6 +111,7 @@ def outcome(arguments: list[str]) -> tuple[int | None, str]:
 
 
 def is_fine(code: int | None, stderr: str) -> bool:
+    """Whether it succeeded, or ended with one clear error and exit code 2."""
     if code == 0:
         return 'Traceback' not in stderr
     lines = [line for line in stderr.replace('\r', '\n').splitlines()
@@ -137,17 +135,16 @@ def make_paths(root: Path) -> Paths:
 
 def run(count: int, seed: int, report: Callable[[str], object] = print) -> list[list[str]]:
     """Run that many; the command lines that failed."""
-    rng = random.Random(seed)
-    failures, codes = [], Counter()
+    rng, failures, codes = random.Random(seed), [], Counter()
     # stages 0 and 2 as small as the flags make stage 1
     small = {'ch': 4, 'img_size': 32, 'iteration': 1, 'batch_size': 1}
     presets = tuple(({'method': method}, small) for method in ('localizer', 'student'))
-    with tempfile.TemporaryDirectory() as root:
+    with (tempfile.TemporaryDirectory() as root,
+          mock.patch.object(config, 'PRESETS', config.PRESETS + presets)):
         paths = make_paths(Path(root))
         for number in range(count):
             arguments = command_line(rng, paths)
-            with mock.patch.object(config, 'PRESETS', config.PRESETS + presets):
-                code, stderr = outcome(arguments)
+            code, stderr = outcome(arguments)
             codes[code] += 1
             if number % 100 == 99:
                 report(f'{number + 1} done')

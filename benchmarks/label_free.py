@@ -4,8 +4,7 @@
 
 Every checkpoint of the run folders (trained with a large --keep_checkpoints) gets its label-free
 score on images of trainA, as in training, and its JA on val. Prints both, and Spearman's rank
-correlation within each run and over all.
-"""
+correlation within each run and over all."""
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,8 +30,8 @@ def mean_over(network: torch.nn.Module, config: Config, device: torch.device, pa
               value: Callable[[Path, np.ndarray], float]) -> float:
     """Mean of value(path, segmentation) over images, by the default post-processing."""
     def finish(soft: SoftMask) -> float:
-        image = np.asarray(dataset.read_image(soft.path))
-        return value(soft.path, segment(soft.mask, config.default_rule, image,
+        return value(soft.path, segment(soft.mask, config.default_rule,
+                                        np.asarray(dataset.read_image(soft.path)),
                                         refinement=config.refinement))
 
     return float(np.mean(list(soft_masks(network, paths, config, device, finish=finish))))
@@ -46,10 +45,8 @@ def main() -> None:
         parser.add_argument(flag, required=True)
     parser.add_argument('--device', default='auto')
     options = parser.parse_args()
-    device = pick_device(options.device)
-    folder = Path(options.data_root) / options.dataset
+    device, folder = pick_device(options.device), Path(options.data_root) / options.dataset
     flags = {'phase': 'test', 'dataset': options.dataset, 'device': options.device}
-
     localizer = checkpoints.read(Path(options.localizer))
     config = resolve(flags, localizer.config)
     score = LabelFreeScore(mask_network(localizer, config, device), config.size, device)

@@ -4,8 +4,7 @@ The same networks (and parameter names) as `networks.py` and the same training s
 `stages/label_transfer.py`, but computed the way the published code does it: reflection padding as
 a pass of its own, both variances of every normalization from the features, every decoder run, one
 image pair after the other through each generator, every translation computed once for the
-discriminators and again for the generators, and nothing detached that need not be.
-"""
+discriminators and again for the generators, and nothing detached that need not be."""
 from collections.abc import Callable
 
 import torch

@@ -5,8 +5,7 @@
     python benchmarks/speed.py OUT.json --only flat    # also: crf, report
 
 Measures both in turns, so that a machine that slows down slows both, and prints medians and ratios.
-That both compute the same losses and gradients is tested: tests/stages/test_label_transfer.py.
-"""
+That both compute the same losses and gradients is tested: tests/stages/test_label_transfer.py."""
 import argparse
 import dataclasses
 import functools
@@ -19,9 +18,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from networks import build_networks, make_ready
 from preparation import phantom
 from reporting import report, visualize
 from runtime import distributed
-from runtime.threads import cpu_count, prefetch
+from runtime.threads import cpu_count
 from stages.base import StepResult
 from stages.label_transfer import LabelTransferStage
 from stages.student import StudentStage
@@ -57,7 +56,6 @@ MODES = {'published': {}, 'ours': {}, 'ours, amp': {'amp': True},
          'ours, compiled': {'compile': True}, 'ours, amp, compiled': {'amp': True, 'compile': True}}
 Rows = dict[str, Any]
 GENERATIONS = ('first', 'second')
-ROUNDS = 15
 DATA = PROJECT / 'dataset' / 'phantom'
 
 
@@ -106,26 +104,24 @@ class Bench:
                 yield f'{generation}, {mode}', step
 
     def child(self, *arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> float:
-        """The number that this script prints in a process of its own."""
+        """What a method of this class (its name comes first) returns in a process of its own."""
         done = subprocess.run(
             [sys.executable, *launcher, __file__, '-', '--ch', str(self.arguments.ch),
-             '--img_size', str(self.arguments.img_size), *arguments],
+             '--img_size', str(self.arguments.img_size), '--child', *arguments],
             env={**os.environ, **environment}, capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])
 
-    def in_turns(self, functions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> Rows:
+    def in_turns(self, functions: dict[str, Callable[[], Any]], rounds: int = 15) -> Rows:
         """Seconds of each function, one call each in every round: median, least and most."""
-        for function in functions.values():
-            for _ in range(2):  # the first calls choose algorithms and compile
-                function()
         times = {name: [] for name in functions}
-        for _ in range(rounds):
+        for _ in range(2 + rounds):  # the first two calls choose algorithms and compile
             for name, function in functions.items():
                 self.synchronize()
                 start = time.perf_counter()
                 function()
                 self.synchronize()
                 times[name].append(time.perf_counter() - start)
+        times = {name: taken[2:] for name, taken in times.items()}
         first = statistics.median(next(iter(times.values())))
         return {name: {'median_s': statistics.median(taken), 'least_s': min(taken),
                        'most_s': max(taken), 'ratio': statistics.median(taken) / first}
@@ -146,10 +142,9 @@ class Bench:
         return self.in_turns({'student': lambda: student.step(batch, 0)})
 
     def memory(self) -> Rows:
-        """Peak of a process that makes five steps, and of one that only imports: MB of the
-        process on a CPU, of what torch allocated on a GPU."""
+        """Peak MB of a process that makes five steps or only imports; on a GPU, what torch took."""
         modes = ['nothing'] + [name for name in self.modes if 'compiled' not in name]
-        return {generation: {mode: self.child('--peak', mode, generation, '--device',
+        return {generation: {mode: self.child('peak', mode, generation, '--device',
                                               str(self.device)) for mode in modes}
                 for generation in GENERATIONS}
 
@@ -190,8 +185,8 @@ class Bench:
             spent = {event.key: getattr(event, f'{kind}_time_total') / 3e3
                      for event in profiler.key_averages()}
             longest = sorted(spent, key=spent.get, reverse=True)[:10]
-            results[name] = {operator: round(spent[operator], 1) for operator in longest}
-            results[name]['all'] = round(sum(spent.values()), 1)
+            spent['all'] = sum(spent.values())
+            results[name] = {operator: round(spent[operator], 1) for operator in (*longest, 'all')}
         return results
 
     def test(self) -> Rows:
@@ -201,10 +196,9 @@ class Bench:
         results = {}
         for generation in GENERATIONS:
             with tempfile.TemporaryDirectory() as folder:
-                results[generation] = self.in_turns(
-                    self.mask_writers(generation, paths, Path(folder)), 3)
-            for row in results[generation].values():
-                row['images_per_s'] = len(paths) / row['median_s']
+                rows = self.in_turns(self.mask_writers(generation, paths, Path(folder)), 3)
+            results[generation] = {name: row | {'images_per_s': len(paths) / row['median_s']}
+                                   for name, row in rows.items()}
         return results
 
     def mask_writers(self, generation: str, paths: list[Path],
@@ -228,16 +222,14 @@ class Bench:
                 mask = Image.fromarray(np.rint(mask * 255).astype(np.uint8))
                 mask.resize(image.size, Image.Resampling.BILINEAR).save(folder / f'{path.stem}.png')
 
-        def our_way() -> None:
-            def save(soft: SoftMask) -> None:
-                Image.fromarray(soft.mask).save(folder / f'{soft.path.stem}.png', compress_level=1)
-            list(soft_masks(network, paths, config, self.device, finish=save))
+        def save(soft: SoftMask) -> None:
+            Image.fromarray(soft.mask).save(folder / f'{soft.path.stem}.png', compress_level=1)
 
-        return {'published': published_way, 'ours': our_way}
+        return {'published': published_way, 'ours': lambda: list(
+            soft_masks(network, paths, config, self.device, finish=save))}
 
     def data(self) -> Rows:
-        """Training images per second out of the pipeline alone, and the share of its time that
-        training waits for them."""
+        """Training images a second of the pipeline alone, and the share of time spent waiting."""
         results = {}
         for generation in GENERATIONS:
             config = self.config(generation, augment=generation == 'second', iteration=400)
@@ -257,15 +249,14 @@ class Bench:
 
     def waiting(self, stage: LabelTransferStage, batches: Any) -> float:
         """Share of the time of 50 iterations, after 10 to warm up, that goes into waiting."""
-        waited, start = 0.0, time.perf_counter()
-        for iteration in range(60):
-            if iteration == 10:
-                waited, start = 0.0, time.perf_counter()
-            before = time.perf_counter()
-            batch = {name: part.to(self.device, non_blocking=True)
-                     for name, part in next(batches).items()}
-            waited += time.perf_counter() - before
-            numbers(stage.step(batch, 0))
+        for iterations in (10, 50):
+            waited, start = 0.0, time.perf_counter()
+            for _ in range(iterations):
+                before = time.perf_counter()
+                batch = {name: part.to(self.device, non_blocking=True)
+                         for name, part in next(batches).items()}
+                waited += time.perf_counter() - before
+                numbers(stage.step(batch, 0))
         return waited / (time.perf_counter() - start)
 
     def postprocessing(self) -> Rows:
@@ -273,29 +264,23 @@ class Bench:
         cases = dataset.find_cases(DATA, 'test')[:40]
         images = [np.asarray(dataset.read_image(case.image)) for case in cases]
         masks = [dataset.read_label(case.label).astype(np.uint8) * 200 + 20 for case in cases]
-        pairs = list(zip(masks, images, strict=True))
+        rules = ['crf'] * len(cases)
         with worker_pool() as pool:
-            def in_pool(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-                return pool.submit(segment, pair[0], 'crf', pair[1]).result()
-
             return self.in_turns({
-                'one by one': lambda: [segment(mask, 'crf', image) for mask, image in pairs],
-                'all cores': lambda: list(prefetch(in_pool, pairs, cpu_count()))}, 3)
+                'one by one': lambda: list(map(segment, masks, rules, images)),
+                'all cores': lambda: list(pool.map(segment, masks, rules, images))}, 3)
 
     def crf(self) -> Rows:
-        """The dense CRF of one image of 256 px, lattices included, with one t and with all that val
-        tries: the first of the built-in test set, and uniform noise, the worst case (every pixel
-        has lattice points of its own). Also the memory it adds to the process, MB."""
-        before, rng = peak_memory(), np.random.default_rng(0)
-        path = dataset.list_images(DATA / 'testA')[0]
-        results = {}
-        for name, image in (('phantom', np.asarray(dataset.read_image(path))),
-                            ('noise', rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))):
+        """The dense CRF of one image of 256 px, lattices included, with one t and all that val
+        tries: of the built-in test set, and noise, the worst case. Also the memory added, MB."""
+        before, rng, results = peak_memory(), np.random.default_rng(0), {}
+        phantom_image = np.asarray(dataset.read_image(dataset.list_images(DATA / 'testA')[0]))
+        noise = rng.integers(0, 256, phantom_image.shape, dtype=np.uint8)
+        for name, image in (('phantom', phantom_image), ('noise', noise)):
             mask = rng.uniform(0, 1, image.shape[:2]).astype(np.float32)
             results[name] = self.in_turns({
-                f'{len(exponents)} t': functools.partial(
-                    lambda image, mask, exponents: DenseCRF(image).infer(mask, exponents),
-                    image, mask, exponents) for exponents in ((1,), EXPONENTS)}, 7)
+                f'{len(t)} t': lambda image=image, mask=mask, t=t: DenseCRF(image).infer(mask, t)
+                for t in ((1,), EXPONENTS)}, 7)
         return {**results, 'memory added: MB': peak_memory() - before}
 
     def report(self) -> Rows:
@@ -314,27 +299,24 @@ class Bench:
     def processes(self) -> Rows:
         """A step of one process on one thread, and of two that share their gradients, on a
         thread each and with as many images each; and the size of the gradients."""
-        networks = build_networks(self.config())
-        results = {'gradients: MB': sum(4 * parameter.numel() for name, parameter
-                                        in networks.named_parameters()
+        parameters = build_networks(self.config()).named_parameters()
+        results = {'gradients: MB': sum(4 * parameter.numel() for name, parameter in parameters
                                         if 'recon_decoder' not in name) / 1e6}
+        launcher = '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node'
         for count in (1, 2):
-            launcher = '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={count}'
-            results[f'{count} processes: s a step'] = self.child('--shared', launcher=launcher,
-                                                                 OMP_NUM_THREADS='1')
+            results[f'{count} processes: s a step'] = self.child(
+                'shared', launcher=(*launcher, str(count)), OMP_NUM_THREADS='1')
         return results
 
-    def shared(self) -> None:
-        """What each of those processes runs: prints the seconds of a step."""
+    def shared(self) -> float:
+        """What each of those processes runs: the seconds of a step."""
         distributed.init('cpu')
-        taken = self.in_turns({'ours': self.step('ours', 'first')}, 7)['ours']['median_s']
-        if distributed.is_main_process():
-            print(taken)
+        taken = self.in_turns({'ours': self.step('ours', 'first')}, 7)
         distributed.shutdown()
+        return taken['ours']['median_s']
 
     def start(self) -> Rows:
-        """Seconds of --help, and from an empty folder to the end of the first iteration (drawing
-        and checking the data, a checkpoint, an image grid and val included)."""
+        """Seconds of --help, and from an empty folder to the end of the first iteration."""
         results = {}
         with tempfile.TemporaryDirectory() as folder:
             first = ['--iteration', '1', '--data_root', f'{folder}/data', '--result_dir',
@@ -358,19 +340,20 @@ class Bench:
                      'ch': 8, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'recipe': 'published',
                      'device': str(self.device)}
             config = resolve(flags)
+            config.run_folder.mkdir(parents=True)
             checkpoint = config.run_folder / 'many_params_0000001.pt'
-            checkpoint.parent.mkdir(parents=True)
             checkpoints.save(checkpoint, build_networks(config), config, 1, None, None, {})
             source = checkpoints.read(checkpoint)
             masks = staging_folder(config.result_folder / 'test1' / checkpoint.stem) / 'mask'
-            samples, stop, start = [], threading.Event(), time.perf_counter()
-            watcher = threading.Thread(target=watch_memory, args=(masks, samples, stop))
-            watcher.start()
-            try:
-                Trainer(resolve({**flags, 'phase': 'test'}, source.config)).test(source)
-            finally:
-                stop.set()
-                watcher.join()
+            samples, start = [], time.perf_counter()
+            trainer = Trainer(resolve({**flags, 'phase': 'test'}, source.config))
+            with ThreadPoolExecutor(1) as pool:
+                testing = pool.submit(trainer.test, source)
+                while not testing.done():
+                    count = len(os.listdir(masks)) if masks.is_dir() else 0
+                    samples.append((count, resident_memory()))
+                    time.sleep(1)
+                testing.result()
             taken = time.perf_counter() - start
         return {'seconds': taken} | {
             f'{least} images: MB': next((mb for count, mb in samples if count >= least), None)
@@ -380,14 +363,6 @@ class Bench:
 def numbers(result: StepResult) -> list[float]:
     """What training reads of every iteration; waits for a GPU."""
     return torch.stack([*result.losses.values(), result.mask_share, result.skipped]).tolist()
-
-
-def watch_memory(folder: Path, samples: list[tuple[int, float]], stop: threading.Event) -> None:
-    """Every second note how many files a folder holds and the memory of this process, MB."""
-    while not stop.is_set():
-        count = len(os.listdir(folder)) if folder.is_dir() else 0
-        samples.append((count, resident_memory()))
-        stop.wait(1)
 
 
 def peak_memory() -> float:
@@ -404,9 +379,8 @@ def report_entries(count: int) -> Iterator[report.Entry]:
         image, label = cases[number % len(cases)]
         soft = cv2.GaussianBlur(label, (0, 0), 6)
         segmentation = np.roll(soft, number % 23, 1) > 127
-        images = {'image': image,
-                  'heatmap': visualize.from_heatmap(cv2.GaussianBlur(label, (0, 0), 12)),
-                  'stage1_mask': soft, 'mask': soft,
+        heatmap = visualize.from_heatmap(cv2.GaussianBlur(label, (0, 0), 12))
+        images = {'image': image, 'heatmap': heatmap, 'stage1_mask': soft, 'mask': soft,
                   'segmentation': segmentation.astype(np.uint8) * 255, 'label': label,
                   'translation': cv2.medianBlur(image, 15),
                   'overlay': visualize.overlay(image, segmentation, label > 0)}
@@ -448,15 +422,11 @@ def main() -> None:
                         help='of the test, at most 200, or of the report')
     parser.add_argument('--compile', action='store_true', help='measure compiled networks too')
     parser.add_argument('--only', nargs='+', choices=(*SECTIONS, 'flat', 'crf', 'report'))
-    parser.add_argument('--peak', nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument('--shared', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--child', nargs='+', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    if arguments.peak:
-        print(bench.peak(*arguments.peak))
-        return
-    if arguments.shared:
-        bench.shared()
+    if arguments.child:
+        print(getattr(bench, arguments.child[0])(*arguments.child[1:]))
         return
     if not DATA.is_dir():
         phantom.write_phantom(DATA)

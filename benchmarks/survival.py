@@ -9,10 +9,8 @@ kill: a run that saves after every iteration is ended with SIGKILL at random mom
     last checkpoint.
 long: memory, files and threads of a run, after its warm-up and at its end.
 disk: a run on a file system of that size (needs root, Linux): the disk fills up, the run ends in
-    order, and goes on when there is room.
-"""
+    order, and goes on when there is room."""
 import argparse
-import csv
 import os
 import random
 import signal
@@ -30,6 +28,7 @@ from common import PROJECT, parser_of, resident_memory
 import checkpoint as checkpoints
 from fuzz import Paths, make_paths
 from helpers import STAGE_1, TINY_FLAGS
+from reporting import curves
 
 
 def command(paths: Paths, *arguments: Any) -> list[str]:
@@ -44,14 +43,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
 
 
-def numbered(folder: Path) -> list[Path]:
-    """The checkpoints of a run, [] before there is a folder."""
-    return checkpoints.numbered(folder, 'Tiny') if folder.is_dir() else []
-
-
 def newest(folder: Path) -> int:
     """The iteration of a run's newest checkpoint, 0 before there is one."""
-    paths = numbered(folder)
+    paths = checkpoints.numbered(folder, 'Tiny')
     return int(paths[-1].stem[-7:]) if paths else 0
 
 
@@ -66,10 +60,9 @@ class KillTest:
 
     def start_and_kill(self, number: int) -> None:
         """Half of the kills come while it starts, half while it saves."""
-        running = subprocess.Popen(
-            command(self.paths, *STAGE_1, '--iteration', 10 ** 6, '--save_freq', 1,
-                    '--print_freq', 7, '--resume', 'True'),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        flags = '--iteration', 10 ** 6, '--save_freq', 1, '--print_freq', 7, '--resume', 'True'
+        running = subprocess.Popen(command(self.paths, *STAGE_1, *flags),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         if number % 2:
             start, before = time.monotonic(), set(self.folder.glob('Tiny_params_*'))
             while (running.poll() is None and time.monotonic() - start < 60
@@ -86,7 +79,7 @@ class KillTest:
 
     def inspect(self, number: int) -> None:
         """Count damaged checkpoints, and iterations that are logged but not saved."""
-        for path in [*numbered(self.folder), *self.folder.glob('best.pt')]:
+        for path in [*checkpoints.numbered(self.folder, 'Tiny'), *self.folder.glob('best.pt')]:
             try:
                 checkpoints.read(path)
             except Exception as error:
@@ -96,17 +89,14 @@ class KillTest:
             self.failed += 1
             print(f'kill {number}: from iteration {self.reached} back to {saved}')
         self.reached = saved
-        if self.losses.is_file():
-            with open(self.losses, newline='') as file:
-                rows = list(csv.reader(file))[1:]
-            logged = int(rows[-1][0]) if rows and rows[-1] and rows[-1][0].isdigit() else 0
-            self.lost += max(0, logged - saved)
-            self.most_lost = max(self.most_lost, logged - saved)
+        if logged := curves.read(self.losses):
+            lost = max(0, int(logged['iteration'][-1]) - saved)
+            self.lost += lost
+            self.most_lost = max(self.most_lost, lost)
 
 
 def kill(options: argparse.Namespace) -> int:
-    """Print kills, damaged files, resumes that failed, iterations lost; exit code 1 where files
-    were damaged or a resume failed."""
+    """Print what was lost; exit code 1 where files were damaged or a resume failed."""
     with tempfile.TemporaryDirectory() as root:
         paths = make_paths(Path(root))
         test, data = KillTest(paths, random.Random(options.seed)), contents(paths.data)
@@ -130,10 +120,10 @@ def watch(running: subprocess.Popen, folder: Path, results: Path) -> dict[int, f
     while running.poll() is None:
         iteration = newest(folder)
         if iteration and iteration % 500 == 0 and iteration not in memory:
-            process = Path('/proc') / str(running.pid)
             try:
                 memory[iteration] = resident_memory(running.pid)
-                files, threads = (len(os.listdir(process / kind)) for kind in ('fd', 'task'))
+                files, threads = (len(os.listdir(f'/proc/{running.pid}/{kind}'))
+                                  for kind in ('fd', 'task'))
             except OSError:
                 break
             written = contents(results).values()
@@ -151,9 +141,9 @@ def long(options: argparse.Namespace) -> int:
         stage = STAGE_1 if options.stage == 1 else ['--stage', options.stage]
         if options.stage == 2:
             subprocess.run(command(paths, *STAGE_1, '--iteration', 1), check=True)
-        running = subprocess.Popen(
-            command(paths, *stage, '--iteration', options.iterations, '--save_freq', 100,
-                    '--print_freq', 10), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        flags = '--iteration', options.iterations, '--save_freq', 100, '--print_freq', 10
+        running = subprocess.Popen(command(paths, *stage, *flags), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
         memory = watch(running, paths.results / 'Tiny' / f'model{options.stage}', paths.results)
         if not memory:
             print(f'exit code {running.returncode}; no 500th iteration was seen')
@@ -181,7 +171,7 @@ def disk(options: argparse.Namespace) -> int:
             with suppress(OSError):
                 filler.write_bytes(b'0' * options.megabytes * 2 ** 20)
             stderr = running.communicate()[1]
-            paths_left = [*numbered(folder), folder / 'best.pt']
+            paths_left = [*checkpoints.numbered(folder, 'Tiny'), folder / 'best.pt']
             print(f'exit code {running.returncode}; last line: {stderr.strip().splitlines()[-1]}\n'
                   f'traceback: {"Traceback" in stderr}\nwhole checkpoints of iterations '
                   f'{[checkpoints.read(path).iteration for path in paths_left]}')
@@ -198,10 +188,8 @@ def disk(options: argparse.Namespace) -> int:
 if __name__ == '__main__':
     parser = parser_of(__doc__)
     parser.add_argument('what', choices=['kill', 'long', 'disk'])
-    parser.add_argument('--kills', type=int, default=200)
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--iterations', type=int, default=5000)
+    for name, default in (('kills', 200), ('seed', 0), ('iterations', 5000), ('megabytes', 12)):
+        parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--stage', type=int, default=1, choices=[0, 1, 2])
-    parser.add_argument('--megabytes', type=int, default=12)
     chosen = parser.parse_args()
     sys.exit({'kill': kill, 'long': long, 'disk': disk}[chosen.what](chosen))

@@ -1,7 +1,5 @@
-"""Dense conditional random field over one image: pixels of similar color share a label.
-
-Arrays in, arrays out. Soft masks are H×W float in [0, 1], images H×W×3 uint8.
-"""
+"""Dense conditional random field over one image: pixels of similar color share a label. Arrays
+in, arrays out: soft masks are H×W float in [0, 1], images H×W×3 uint8."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +8,9 @@ from scipy import sparse
 
 class PermutohedralLattice:
     """Gaussian filtering among n points in d dimensions (Adams et al. 2010), by sparse matrices.
-    `filter` takes n×k values v and gives approximately Σ_j exp(−|f_i − f_j|²/2) v_j up to a
-    constant factor: each point spreads its value over the d + 1 corners of the simplex it lies in
-    (splat), the values are blurred along each of the d + 1 directions of the lattice, and each
-    point collects from its corners (slice, the transpose of splat)."""
+    `filter` takes n×k values v and gives about Σ_j exp(−|f_i − f_j|²/2) v_j up to a constant: each
+    point spreads its value over the d + 1 corners of its simplex (splat), values are blurred along
+    the lattice's d + 1 directions, and points collect from their corners (slice, as transpose)."""
 
     def __init__(self, features: np.ndarray) -> None:
         """`features` n×d, in units of the Gaussian's standard deviation."""
@@ -87,12 +84,11 @@ class PermutohedralLattice:
 
 class DenseCRF:
     """Fully connected CRF of two labels over one image (Krähenbühl and Koltun 2011). Kernels as
-    published: Gaussian σxy 3 px, weight 3; bilateral σxy 80 px, σrgb 13, weight 10; each normalized
-    symmetrically. The lattices belong to the image, so one object serves any number of masks. In an
-    image of a single color, which has no edges, the larger label wins."""
+    published, each normalized symmetrically. The lattices belong to the image, so one object serves
+    any number of masks. In an image of a single color, without edges, the larger label wins."""
 
-    GAUSSIAN_SIGMA, GAUSSIAN_WEIGHT = 3, 3
-    BILATERAL_SIGMA, COLOR_SIGMA, BILATERAL_WEIGHT = 80, 13, 10
+    GAUSSIAN_SIGMA, GAUSSIAN_WEIGHT = 3, 3  # px
+    BILATERAL_SIGMA, COLOR_SIGMA, BILATERAL_WEIGHT = 80, 13, 10  # px, 8-bit levels
     STEPS = 10
 
     def __init__(self, image: np.ndarray) -> None:
@@ -102,10 +98,9 @@ class DenseCRF:
         positions = np.stack([columns, rows], 1)
         colors = image.reshape(-1, 3).astype(np.float32)
         self.kernels = []
-        for weight, features in (
-                (self.GAUSSIAN_WEIGHT, positions / self.GAUSSIAN_SIGMA),
-                (self.BILATERAL_WEIGHT, np.hstack([positions / self.BILATERAL_SIGMA,
-                                                   colors / self.COLOR_SIGMA]))):
+        with_color = np.hstack([positions / self.BILATERAL_SIGMA, colors / self.COLOR_SIGMA])
+        for weight, features in ((self.GAUSSIAN_WEIGHT, positions / self.GAUSSIAN_SIGMA),
+                                 (self.BILATERAL_WEIGHT, with_color)):
             lattice = PermutohedralLattice(features)
             row_sums = lattice.filter(np.ones((height * width, 1), np.float32))
             self.kernels.append((weight, lattice, 1 / np.sqrt(row_sums + 1e-20)))

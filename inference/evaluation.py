@@ -41,13 +41,11 @@ def val_metrics(network: nn.Module, cases: list[dataset.Case], config: Config,
                 ) -> list[list[dict[str, float]]]:
     """For each labeled case, its metrics by each rule of post-processing."""
     by_path = {case.image: case for case in distributed.shard(cases)}
-
     def metrics_of(soft: SoftMask) -> list[dict[str, float]]:
         image = np.asarray(dataset.read_image(soft.path))
         label = dataset.read_label(by_path[soft.path].label)
-        return [segmentation_metrics(
-            to_segmentation(soft.mask, rule, image, config.crf_t or 1, config), label)
-            for rule in rules]
+        return [segmentation_metrics(to_segmentation(
+            soft.mask, rule, image, config.crf_t or 1, config), label) for rule in rules]
 
     return distributed.gather(list(soft_masks(network, list(by_path), config, device, conditioning,
                                               finish=metrics_of)))
@@ -58,7 +56,6 @@ def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, de
                stage1_masks: dict[str, Path] | None) -> list[CaseResult]:
     """Write soft mask, segmentation and images of every case; with rule `none` soft masks alone."""
     by_path = {case.image: case for case in distributed.shard(cases)}
-
     def write(soft: SoftMask) -> CaseResult:
         case = by_path[soft.path]
         results.write_network_output(case, soft, stage1_masks and stage1_masks[case.name])
@@ -94,8 +91,7 @@ def translate_normal(source: checkpoints.Checkpoint, config: Config, device: tor
         return
     paths = dataset.list_images(folder, problems)
     dataset.check_images(paths, problems)
-    for _ in soft_masks(
-            mask_network(source, config, device, 'genB2A'),
-            distributed.shard(problems.without(paths)), config, device, with_translations=True,
-            finish=lambda soft: results.write('translation_B', soft.path.stem, soft.translation)):
-        pass
+    network = mask_network(source, config, device, 'genB2A')
+    list(soft_masks(
+        network, distributed.shard(problems.without(paths)), config, device, with_translations=True,
+        finish=lambda soft: results.write('translation_B', soft.path.stem, soft.translation)))

@@ -19,20 +19,16 @@ from runtime import distributed
 from runtime.threads import cpu_count, prefetch
 from utils import UserError, atomic_write, progress_interval
 
-Candidate = tuple[int, str, float | None]  # number of the source, rule, exponent of the CRF
-
 
 def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint, Config]],
           masks: list[list[np.ndarray]]) -> list[dict[str, Any]]:
     """A row for each checkpoint, rule and exponent, best JA first: file, iteration, fingerprint,
-    rule, crf_t (None for all rules but crf) and the mean metrics. `sources` are checkpoints with
-    the Config that each runs with, of which postprocess and crf_t narrow down what is tried;
-    `masks` are the soft masks, H×W uint8, of each source and case."""
+    rule, crf_t (None for all rules but crf) and the mean metrics. `sources` come with the Config
+    that each runs with; `masks` are the soft masks, H×W uint8, of each source and case."""
     rules = [[(rule, (config.crf_t,) if config.crf_t else EXPONENTS)
               for rule in (RULES if config.postprocess == 'auto' else (config.postprocess,))]
              for _, config in sources]
-
-    def metrics_of(index: int) -> dict[Candidate, dict[str, float]]:
+    def metrics_of(index: int) -> dict[tuple[int, str, float | None], dict[str, float]]:
         image = np.asarray(dataset.read_image(cases[index].image))
         label = dataset.read_label(cases[index].label)
         by_source = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
@@ -46,30 +42,26 @@ def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint,
         return metrics
 
     indices = distributed.shard(range(len(cases)))
-    rows_of: dict[Candidate, list[dict[str, float]]] = {}
     with worker_pool() as pool:
         results = tqdm(prefetch(metrics_of, indices, cpu_count()), 'post-processing', len(indices),
                        unit=' images', mininterval=progress_interval())
         results = distributed.gather(list(results))
-    for by_candidate in results:
-        for candidate, metrics in by_candidate.items():
-            rows_of.setdefault(candidate, []).append(metrics)
     rows = []
-    for (number, rule, exponent), of_cases in rows_of.items():
+    for number, rule, exponent in results[0]:
         source = sources[number][0]
+        means = mean_metrics([metrics[number, rule, exponent] for metrics in results])
         rows.append({'file': source.path.name, 'iteration': source.iteration,
                      'fingerprint': checkpoints.fingerprint(source), 'rule': rule,
-                     'crf_t': exponent, **mean_metrics(of_cases)})
+                     'crf_t': exponent, **means})
     return sorted(rows, key=lambda row: -row['JA'])
 
 
 class LabelFreeScore:
-    """The quality of segmentations, estimated without labels: inpaint what was segmented, and the
-    image should look normal to the localizer, while little of it was inpainted. Score of an image =
-    100·((e − e') / (e − n) − a), with e the pooled logits of the localizer
-    (`networks.pool_logits`), e' those of the image with the segmentation inpainted from its
-    surroundings (Telea 2004), n the mean over normal images, and a the segmentation's share of the
-    image. The first term is clipped to [0, 1]. Source: ours."""
+    """The quality of segmentations without labels: with what was segmented inpainted, the image
+    should look normal to the localizer, while little was inpainted. Score of an image =
+    100·((e − e') / (e − n) − a), the first term clipped to [0, 1]: e is the localizer's pooled
+    logit (`networks.pool_logits`), e' that after inpainting (Telea 2004), n the mean over normal
+    images, a the segmentation's share of the image. Source: ours."""
 
     def __init__(self, localizer: torch.nn.Module, size: tuple[int, int],
                  device: torch.device) -> None:
@@ -133,9 +125,8 @@ def chosen_rule(config: Config, choice: dict[str, Any]) -> tuple[str, float]:
 
 
 def stored_choice(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
-    """What val chose for the networks in this checkpoint, from val.json beside it: rule and crf_t,
-    the best exponent, also where another rule was better; {} if val never scored them. Raises
-    UserError where that file cannot be read."""
+    """What val chose for a checkpoint, from val.json beside it: rule, and crf_t, the best exponent
+    even where another rule was better; {} if val never scored it. Raises UserError."""
     path = checkpoint.path.with_name('val.json')
     if not path.is_file():
         return {}

@@ -1,9 +1,6 @@
-"""From a soft mask to a segmentation: arrays in, arrays out.
-
-Soft masks are H×W uint8, 255 = lesion, as they are written to disk; images H×W×3 uint8;
-segmentations H×W bool. The published rules are made for images of 256 px: watershed and CRF work
-on at most that size, and their result is enlarged.
-"""
+"""From a soft mask to a segmentation: arrays in, arrays out. Soft masks are H×W uint8, 255 =
+lesion, as on disk; images H×W×3 uint8; segmentations H×W bool. The published rules are made for
+images of 256 px: watershed and CRF work on at most that size, and their result is enlarged."""
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -29,9 +26,8 @@ def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
 
 def to_segmentation(mask: np.ndarray, rule: str, image: np.ndarray | None, exponent: float,
                     config: Config, pool: ProcessPoolExecutor | None = None) -> np.ndarray:
-    """The segmentation H×W bool of a soft mask H×W uint8: `segment`, then clear corners where
-    --clear_corners says so. This is what training, val, test and predict use. With a `pool`
-    (`worker_pool`) another process computes the rule."""
+    """The segmentation H×W bool of a soft mask H×W uint8 in training, val, test and predict:
+    `segment`, in another process if there is a `pool`, then clear corners with --clear_corners."""
     arguments = mask, rule, image, exponent, config.refinement
     segmentation = pool.submit(segment, *arguments).result() if pool else segment(*arguments)
     return clear_corners(segmentation) if config.clear_corners else segmentation
@@ -40,10 +36,9 @@ def to_segmentation(mask: np.ndarray, rule: str, image: np.ndarray | None, expon
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None, exponent: float = 1,
             refinement: RefinementConfig = NO_REFINEMENT) -> np.ndarray:
     """The segmentation H×W bool of a soft mask by one of RULES; raises ValueError for any other,
-    and where an image is missing. `image` is needed by RULES_WITH_IMAGE; `exponent` is the CRF's;
-    `refinement` belongs to clean and refine. A mask of one gray level has no two classes, so otsu,
-    watershed, clean and refine find no lesion in it; threshold and crf follow its level (a full
-    mask stays full, an empty one empty)."""
+    and where RULES_WITH_IMAGE have no image. `exponent` is the CRF's, `refinement` that of clean
+    and refine. In a mask of one gray level otsu, watershed, clean and refine find no lesion;
+    threshold and crf follow the level (a full mask stays full, an empty one empty)."""
     if rule not in RULES:
         raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
     if image is None and rule in RULES_WITH_IMAGE:
@@ -101,11 +96,10 @@ def otsu(mask: np.ndarray) -> np.ndarray:
 
 def watershed(mask: np.ndarray) -> np.ndarray:
     """The published marker-controlled watershed on the mask. Otsu; opening 3×3 twice; what three
-    dilations 7×7 leave out is certainly background; where the distance to the background is above
-    0.7 of its maximum is certainly lesion; of the basins that grow from these markers all but the
-    background are lesion. Nothing is lesion where the opening leaves nothing, or an image is below
-    3 px. Where the dilation covers the image, there is no background to grow, and everything is
-    lesion."""
+    dilations 7×7 leave out is certainly background; what is farther from the background than 0.7 of
+    the maximum is certainly lesion; of the basins that grow from these markers all but the
+    background are lesion. Nothing is where the opening leaves nothing, or an image is below 3 px;
+    everything where the dilation covers the image, since there is no background to grow."""
     small = shrink(mask)
     opened = cv2.morphologyEx(otsu(small).astype(np.uint8), cv2.MORPH_OPEN,
                               np.ones((3, 3), np.uint8), iterations=2)
@@ -121,7 +115,7 @@ def watershed(mask: np.ndarray) -> np.ndarray:
     # OpenCV draws the lines between basins as −1, and always one around the image
     lesion = (basins > 1).astype(np.uint8)
     lesion[[0, -1]], lesion[:, [0, -1]] = lesion[[1, -2]], lesion[:, [1, -2]]
-    return enlarge(lesion * 255, mask.shape) > 127
+    return resize_map(lesion * 255, mask.shape[::-1]) > 127
 
 
 def crf_segmentations(mask: np.ndarray, image: np.ndarray, exponents: Sequence[float] = EXPONENTS,
@@ -130,7 +124,7 @@ def crf_segmentations(mask: np.ndarray, image: np.ndarray, exponents: Sequence[f
     `crf`, a DenseCRF of `shrink(image)`, spares building it again."""
     crf = crf or DenseCRF(shrink(image))
     probabilities = crf.infer(shrink(mask) / 255, exponents)
-    return {exponent: enlarge(to_bytes(probability), mask.shape) > 127
+    return {exponent: resize_map(to_bytes(probability), mask.shape[::-1]) > 127
             for exponent, probability in zip(exponents, probabilities, strict=True)}
 
 
@@ -139,7 +133,7 @@ def _shrunk_pseudo_label(mask: np.ndarray, image: np.ndarray | None, refinement:
     """As `pseudo_label`, at PUBLISHED_SIZE at most, then enlarged; refined if there is an image."""
     refine = image is not None
     label = pseudo_label(shrink(mask), shrink(image) if refine else None, refinement, refine)
-    return enlarge(label.astype(np.uint8) * 255, mask.shape) > 127
+    return resize_map(label.astype(np.uint8) * 255, mask.shape[::-1]) > 127
 
 
 # Every post-processing rule, as --postprocess names them: (soft mask H×W uint8, image or None,
@@ -181,6 +175,6 @@ def shrink(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def enlarge(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 image H×W resized bilinearly to `shape`, (height, width)."""
-    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
+def resize_map(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """An array H×W, float or uint8, resized bilinearly to (width, height)."""
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))

@@ -1,9 +1,7 @@
 """Where the outline of a lesion lies: cleaned, moved to color edges, cut by GrabCut, smoothed.
-
 Arrays in, arrays out: segmentations H×W bool, images uint8 H×W×3 RGB or H×W, as large as the
 segmentation. All lengths are px of a 256 px image and scale with the segmentation.
-Source: ours; every default was chosen on val (docs/ablations.md).
-"""
+Source: ours; every default was chosen on val (docs/ablations.md)."""
 import math
 
 import cv2
@@ -36,14 +34,10 @@ def refine(segmentation: np.ndarray, image: np.ndarray, refinement: RefinementCo
 
 def clean(segmentation: np.ndarray, keep_components: str) -> np.ndarray:
     """The segmentation opened 3×3, its holes filled, and of its connected components those that
-    `keep_components` names.
-
-    large    all of at least 0.3 of the largest
-    central  dermoscopy, where the lesion is photographed in the middle: the one with the largest
-             Σ exp(−d²/2σ²) over its pixels, d from the center of the image, σ a quarter of its
-             side; size and place both count, so a spot in the very center does not win over the
-             lesion around it
-    all      every component"""
+    `keep_components` names: `all`; `large`, all of at least 0.3 of the largest; or `central`, for
+    dermoscopy, where the lesion is photographed in the middle: the one with the largest Σ
+    exp(−d²/2σ²) over its pixels, d from the center of the image, σ a quarter of its side. Size and
+    place both count, so a spot in the very center does not win over the lesion around it."""
     # scipy's opening would erode lesions at the border; OpenCV's continues the image there
     opened = cv2.morphologyEx(segmentation.astype(np.uint8), cv2.MORPH_OPEN, SQUARE)
     filled = ndimage.binary_fill_holes(opened)
@@ -64,12 +58,11 @@ def clean(segmentation: np.ndarray, keep_components: str) -> np.ndarray:
 
 def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, edge_bias: float = 1,
                         reach: float = 16, core: float = CORE) -> np.ndarray:
-    """The segmentation with its outline moved to where the image's colors change. Two means in a
-    band: within `reach` of the segmentation every pixel goes to the side, lesion or surroundings,
-    whose median color (CIELAB, slightly blurred) is nearer; the medians are taken again until
-    nothing changes, MAX_ROUNDS times at most. With an `edge_bias` above 1 a pixel is lesion while
-    it is less than that many times as far from the lesion's color. What lies deeper than `core`
-    stays lesion, and nothing beyond the reach becomes lesion."""
+    """The segmentation with its outline moved to where the image's colors change. Within `reach` of
+    the segmentation every pixel goes to the side, lesion or surroundings, whose median color
+    (CIELAB, slightly blurred) is nearer; the medians are taken again until nothing changes,
+    MAX_ROUNDS times at most. With an `edge_bias` above 1 a pixel is lesion while it is less than
+    that many times as far from the lesion's color. What lies deeper than `core` stays lesion."""
     if not segmentation.any():
         return segmentation
     scale = scale_of(segmentation)
@@ -95,9 +88,8 @@ def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, edge_bias: 
 def grabcut(segmentation: np.ndarray, image: np.ndarray, reach: float = 50,
             core: float = 4) -> np.ndarray:
     """The segmentation after GrabCut (Rother et al. 2004), GRABCUT_ROUNDS rounds: mixtures of
-    Gaussians learn the colors of lesion and surroundings, and a graph cut finds the outline that
-    separates them along edges. What lies deeper than `core` stays lesion, and nothing beyond the
-    `reach` becomes lesion."""
+    Gaussians learn the colors of both sides, and a graph cut separates them along edges. What lies
+    deeper than `core` stays lesion, and nothing beyond the `reach` becomes lesion."""
     if segmentation.all() or not segmentation.any():
         return segmentation
     scale = scale_of(segmentation)

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 import checkpoint as checkpoints
 import dataset
 from config import ARCHITECTURE, MASK_NETWORK, TEST_BATCH_SIZE, Config, resolve
-from inference.postprocess import clear_background, to_bytes
+from inference.postprocess import clear_background, resize_map, to_bytes
 from networks import make_ready
 from reporting import visualize
 from runtime.threads import cpu_count, prefetch
 
-# by --tta: axes of B×C×H×W that are reversed
-FLIPS = {'none': (), 'mirror': ((3,),), 'flips': ((3,), (2,), (2, 3))}
+FLIPS = {'none': (), 'mirror': ((3,),), 'flips': ((3,), (2,), (2, 3))}  # reversed axes, by --tta
 CPU_FEATURE_BYTES = 2 ** 24  # ours: larger blocks are requested from the system for each layer
 
 Finished = TypeVar('Finished')
@@ -35,7 +34,7 @@ class SoftMask(NamedTuple):
 class Output(NamedTuple):
     """The output of a network for one image, in the network's size."""
     mask: np.ndarray  # H×W float in [0, 1]
-    heatmap: np.ndarray | None  # 1×h×w float, any range
+    heatmap: np.ndarray | None  # 1×h×w float, any range; None where the network has none
     translation: np.ndarray | None  # C×H×W float in [-1, 1]
 
 
@@ -45,15 +44,15 @@ def autocast(config: Config, device: torch.device) -> AbstractContextManager:
 
 
 def as_conditioning(mask: Tensor, img_ch: int) -> Tensor:
-    """A stage-1 soft mask B×1×H×W in [-1, 1] as the conditioning image of a generator, with as many
-    channels as the image (published)."""
+    """A stage-1 soft mask B×1×H×W in [-1, 1] as a conditioning image, B×img_ch×H×W (published)."""
     return mask.expand(-1, img_ch, -1, -1)
 
 
 def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor, tta: str) -> Tensor:
-    """Test-time augmentation, `tta` one of FLIPS: the mean of the soft masks B×1×H×W of the inputs
-    and their flips. `inputs` are the arguments of the network's predict_mask, `mask` is its mask of
-    them as they are."""
+    """Test-time augmentation, `tta` one of FLIPS: the mean of `mask` B×1×H×W, which is the
+    network's of these inputs of its predict_mask, and of its masks of their flips."""
+    if tta == 'none':
+        return mask
     masks = [mask.float()]
     for axes in FLIPS[tta]:
         flipped = [part.flip(axes) for part in inputs]
@@ -63,8 +62,7 @@ def average_over_flips(network: nn.Module, inputs: list[Tensor], mask: Tensor, t
 
 def mask_network(checkpoint: checkpoints.Checkpoint, config: Config, device: torch.device,
                  name: str = '') -> nn.Module:
-    """The network of a checkpoint that makes the masks of disease images (or the one of that name),
-    ready to run."""
+    """The network of a checkpoint that makes masks (or the one of that name), ready to run."""
     name = name or MASK_NETWORK[config.method]
     network = checkpoints.take_network(checkpoint, config, name)
     return make_ready(nn.ModuleDict({name: network}), config, device).eval()[name]
@@ -74,35 +72,28 @@ def soft_masks(network: nn.Module, paths: list[Path], config: Config, device: to
                conditioning: dict[str, Path] | None = None, with_translations: bool = False,
                finish: Callable[[SoftMask], Finished] = lambda soft: soft) -> Iterator[Finished]:
     """finish(SoftMask) of each image, in order. `conditioning` holds the files of the stage-1 soft
-    masks by the images' stems, for generators that take them. Translations only
-    `with_translations`, and of generators alone. Reading, network and finishing overlap: threads
-    read ahead, and others resize and call `finish`."""
-    def outputs_of_files() -> Iterator[tuple[Path, Output]]:
-        remaining = iter(paths)
-        for batch in dataset.image_batches(paths, config, images_at_a_time(config, device),
-                                           conditioning):
-            for output in outputs(network, batch, config, device, with_translations):
-                yield next(remaining), output
-
+    masks by the images' stems, for generators that take them; generators alone have translations.
+    Reading, network and finishing overlap: threads read ahead, others resize and call `finish`."""
     def in_own_size(path_and_output: tuple[Path, Output]) -> Finished:
-        path, output = path_and_output
+        path, (mask, heatmap, translation) = path_and_output
         with Image.open(path) as image:
             size = image.size
-        heatmap, translation = output.heatmap, output.translation
         return finish(SoftMask(
-            path, to_bytes(resize_map(output.mask, size)),
+            path, to_bytes(resize_map(mask, size)),
             None if heatmap is None else resize_map(heatmap[0], size),
             None if translation is None else np.asarray(dataset.resize(
                 Image.fromarray(visualize.from_array(translation)), size[::-1]))))
 
-    return prefetch(in_own_size, outputs_of_files(), cpu_count())
+    batches = dataset.image_batches(paths, config, images_at_a_time(config, device), conditioning)
+    of_paths = (output for batch in batches
+                for output in outputs(network, batch, config, device, with_translations))
+    return prefetch(in_own_size, zip(paths, of_paths, strict=True), cpu_count())
 
 
 @torch.inference_mode()
 def outputs(network: nn.Module, batch: dict[str, Tensor], config: Config, device: torch.device,
             with_translations: bool = False) -> list[Output]:
-    """The network's output for each image of a batch as `dataset.image_batches` gives them; None
-    where there is no heatmap or translation."""
+    """The network's output for each image of a batch from `dataset.image_batches`."""
     inputs = [batch['image'].to(device)]
     if 'mask' in batch:
         inputs.append(as_conditioning(batch['mask'], config.img_ch).to(device))
@@ -110,9 +101,7 @@ def outputs(network: nn.Module, batch: dict[str, Tensor], config: Config, device
     translate = with_translations and is_generator
     with autocast(config, device):
         output = network(*inputs, recon_of=0) if translate else network.predict_mask(*inputs)
-        masks = output.mask
-        if config.tta != 'none':
-            masks = average_over_flips(network, inputs, masks, config.tta)
+        masks = average_over_flips(network, inputs, output.mask, config.tta)
     masks = to_array(masks[:, 0])
     if config.generation == 'second' and is_generator:
         masks = [clear_background(mask, image.transpose(1, 2, 0))
@@ -123,8 +112,7 @@ def outputs(network: nn.Module, batch: dict[str, Tensor], config: Config, device
 
 
 def images_at_a_time(config: Config, device: torch.device) -> int:
-    """Images that go through the network together. On a CPU few enough for a feature map of the
-    first layer to stay within CPU_FEATURE_BYTES."""
+    """The batch size; on a CPU first-layer feature maps stay within CPU_FEATURE_BYTES."""
     batch_size = TEST_BATCH_SIZE if config.phase == 'train' else config.batch_size
     if device.type != 'cpu':
         return batch_size
@@ -137,14 +125,8 @@ def to_array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A float array H×W resized bilinearly to (width, height)."""
-    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
-
-
 def config_of_network(checkpoint: checkpoints.Checkpoint, config: Config) -> Config:
-    """The Config that a network of an earlier stage runs with: its own shapes, and the data, device
-    and test-time augmentation of this run's `config`."""
+    """The Config for a network of an earlier stage: its own shapes, the rest as in this run."""
     saved = {name: value for name, value in checkpoint.config.items() if name in ARCHITECTURE}
     stage = checkpoint.config.get('stage', 1)
     flags: dict[str, Any] = {

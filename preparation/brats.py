@@ -1,6 +1,5 @@
 """Trees of NIfTI volumes with segmentations, as BraTS has them: axial slices as images."""
 import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,47 +59,42 @@ def find_scans(writer: DatasetWriter, sources: list[Path]) -> list[Scan]:
     scans = []
     for volumes in group_volumes(writer, sources):
         images, labels = volumes.get(writer.config.modality, {}), volumes.get('seg', {})
+        if len(images) == len(labels) == 1:
+            labels = dict(zip(images, labels.values(), strict=True))  # BraTS 2020: another name
         for case, path in images.items():
-            if path in writer.problems.reasons:
-                continue
-            label = labels.get(case)
-            if label is None and len(images) == len(labels) == 1:
-                label = next(iter(labels.values()))  # BraTS 2020 has one of another name
-            if label is None:
+            if path not in writer.problems.reasons and case in labels:
+                repeated = TIME_POINT.fullmatch(case)
+                scans.append(Scan(repeated[1] if repeated else case, case, path, labels[case]))
+            elif path not in writer.problems.reasons:
                 writer.left_out[path] = 'without a segmentation'
-                continue
-            repeated = TIME_POINT.fullmatch(case)
-            scans.append(Scan(repeated[1] if repeated else case, case, path, label))
     return sorted(scans, key=lambda scan: scan.name)
 
 
 def group_volumes(writer: DatasetWriter, sources: list[Path]) -> list[dict[str, dict[str, Path]]]:
-    """For each folder that holds volumes: modality or 'seg' → case → file. Of two volumes with one
-    name the second goes to `writer.problems`."""
-    modality, counts = writer.config.modality, Counter()
+    """For each folder: modality or 'seg' → case → volume. Repeated names are `writer.problems`."""
+    modality, paths = writer.config.modality, []
     folders: dict[Path, dict[str, dict[str, Path]]] = {}
     first_of_name: dict[str, Path] = {}
-    paths = []
     for source in sources:
         volumes = nifti.find_volumes(source)
         if len(sources) > 1 and not volumes:
             raise UserError(f'--source {source}: holds no volumes ({", ".join(nifti.SUFFIXES)})')
         paths += volumes
     for path in paths:
-        if not (case_and_kind := nifti.case_and_kind(path)):
+        case, kind = nifti.case_and_kind(path) or (None, None)
+        if not case:
             continue
-        case, kind = case_and_kind
-        counts[kind] += 1
         folders.setdefault(path.parent, {}).setdefault(kind, {}).setdefault(case, path)
         if kind == modality:
             first = first_of_name.setdefault(nifti.stem(path), path)
             if first is not path:
                 writer.problems.add(path, f'named as {first} is; remove one')
-    if not counts[modality]:
+    if not first_of_name:
         endings = ' or '.join(f'_{word}.nii.gz' for word in nifti.MODALITIES[modality])
-        others = f'; there are {", ".join(sorted(counts))}: choose one with --modality'
+        kinds = ', '.join(sorted(set().union(*folders.values())))
+        others = f'; there are {kinds}: choose one with --modality' if kinds else ''
         raise UserError(f'--source {" ".join(map(str, sources))}: holds no volume whose name ends '
-                        f'in {endings}{others if counts else ""}')
+                        f'in {endings}{others}')
     return [folders[folder] for folder in sorted(folders)]
 
 
@@ -108,8 +102,8 @@ def read_scan(scan: Scan) -> tuple[nifti.Volume, np.ndarray]:
     """The volume and its lesion, bool X×Y×Z; raises UserError where they do not fit."""
     volume, label = nifti.read(scan.volume), nifti.read(scan.label)
     if volume.source.shape != label.source.shape:
-        raise UserError(f'{scan.label}: {"×".join(map(str, label.source.shape))} voxels, but '
-                        f'{scan.volume.name} has {"×".join(map(str, volume.source.shape))}')
+        voxels, others = ('×'.join(map(str, one.source.shape)) for one in (label, volume))
+        raise UserError(f'{scan.label}: {voxels} voxels, but {scan.volume.name} has {others}')
     distance = np.abs(volume.source.affine - label.source.affine).max()
     if not distance < 0.1 * min(volume.spacing):
         raise UserError(f'{scan.label}: lies elsewhere in space than {scan.volume.name} (their '
@@ -118,8 +112,7 @@ def read_scan(scan: Scan) -> tuple[nifti.Volume, np.ndarray]:
 
 
 def find_slices(writer: DatasetWriter, scans: list[Scan]) -> dict[Scan, Slices]:
-    """The usable slices of all scans that can be read; raises UserError where none shows a lesion
-    of --lesion_px."""
+    """The usable slices of all readable scans; raises UserError where none shows a large lesion."""
     config = writer.config
     slices = {scan: of_scan for scan, of_scan in writer.process(
         lambda scan: usable_slices(scan, config), scans, 'looking through volumes') if of_scan}
@@ -186,8 +179,7 @@ def split_patients(writer: DatasetWriter, slices: dict[Scan, Slices]) -> dict[st
 def choose_slices(writer: DatasetWriter, slices: dict[Scan, Slices], patients: dict[str, set[str]]
                   ) -> dict[tuple[Scan, str], list[tuple[int, str]]]:
     """(scan, split) → slices and their domains: as many disease slices as --split counts, or all,
-    and at most as many normal ones, none for val. Raises UserError where there are fewer than
-    --split counts."""
+    and at most as many normal ones, none for val. Raises UserError where there are too few."""
     chosen, available = {}, {}
     for split, share in zip(SPLITS, writer.split.shares, strict=True):
         scans = [scan for scan in slices if scan.patient in patients[split]]

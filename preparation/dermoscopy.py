@@ -2,8 +2,7 @@
 
 Images are uint8 H×W×3, RGB. They are looked at in small; lengths below are px of such a small
 image, shares are of its shorter side unless said otherwise. L, a, b are CIELAB's: L from 0 to 100,
-a and b from -127 to 127. Thresholds are ours.
-"""
+a and b from -127 to 127. Thresholds are ours."""
 import cv2
 import numpy as np
 
@@ -100,10 +99,9 @@ def find_strokes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """Short dark strokes: centers n×2 (x, y), unit vectors along them n×2, lengths n, px."""
     L = to_lab(small)[..., 0]
     deep = cv2.morphologyEx(L, cv2.MORPH_BLACKHAT, disc(TICK_THICK // 2)) > TICK_DEPTH
-    count, components, boxes, _ = cv2.connectedComponentsWithStats(deep.astype(np.uint8))
+    _, components, boxes, _ = cv2.connectedComponentsWithStats(deep.astype(np.uint8))
     strokes = []
-    for number in range(1, count):
-        left, top, across, down, area = boxes[number]
+    for number, (left, top, across, down, area) in enumerate(boxes[1:], 1):
         if area < 5 or max(across, down) > TICK_LENGTH[1]:
             continue
         y, x = np.nonzero(components[top:top + down, left:left + across] == number)
@@ -117,8 +115,7 @@ def find_strokes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def ruler_ticks(small: np.ndarray) -> np.ndarray:
-    """The centers of ticks that stand side by side, in one direction and at even steps, near the
-    rim: bool H×W."""
+    """The centers of aligned ticks, side by side at even steps near the rim: bool H×W."""
     centers, along, lengths = find_strokes(small)
     height, width = small.shape[:2]
     to_rim = np.minimum(centers, (width, height) - centers)
@@ -159,9 +156,8 @@ def longest_row(across: np.ndarray, up: np.ndarray, lengths: np.ndarray) -> list
 
 def plain_corner(image: np.ndarray, label: np.ndarray | None,
                  rng: np.random.Generator) -> tuple[int, int, int] | None:
-    """(top, left, side) in px of a square of plain skin in a corner; None where there is none.
-    `image` uint8 H×W×3 RGB; `label` bool H×W, the lesion, or None: then what differs from the
-    skin's color counts as lesion. `rng` chooses among corners."""
+    """(top, left, side) in px of a square of plain skin in a corner that `rng` chooses, or None.
+    `image` uint8 H×W×3 RGB; `label` bool H×W, the lesion; None: what differs in color from skin."""
     height, width = image.shape[:2]
     small = shrink(image)
     lesion = unlike_skin(small) if label is None else label
@@ -179,8 +175,7 @@ def plain_corner(image: np.ndarray, label: np.ndarray | None,
 
 def any_in(mask: np.ndarray, crop: tuple[slice, slice], shape: tuple[int, int], margin: float
            ) -> bool:
-    """Whether a mask, of any size, holds anything in a crop with a margin around it, both in px of
-    an image of `shape`, which the mask covers."""
+    """Whether a mask holds anything in a crop and a margin, both px of an image of `shape`."""
     window = []
     for part, length, mask_length in zip(crop, shape, mask.shape, strict=True):
         first, last = max(0, part.start - margin), min(length, part.stop + margin)
@@ -196,9 +191,8 @@ def dark(small: np.ndarray) -> np.ndarray:
 
 
 def unlike_skin(small: np.ndarray) -> np.ndarray:
-    """Where the color is not the skin's, so that there may be a lesion: bool H×W. The skin's color
-    is the median of the rim and, in the corners, of each ring around the middle, since light fades
-    towards the corners. Spots smaller than SPOT, hairs and freckles, are skin."""
+    """Where the color is not the skin's, perhaps a lesion: bool H×W. The skin's color is the median
+    of the rim and, as light fades there, of each ring of the corners. Spots below SPOT are skin."""
     lab = cv2.GaussianBlur(to_lab(cv2.medianBlur(small, 9)), (0, 0), 2)
     height, width = lab.shape[:2]
     rim_width = max(1, round(RIM * min(height, width)))

@@ -10,8 +10,7 @@ from utils import UserError
 
 
 def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
-    """Two or three folders: disease images, normal images and perhaps labels of the former. Or one
-    folder, laid out as a data set is. Raises UserError."""
+    """Disease, normal and perhaps label folders, or one in our own layout. Raises UserError."""
     if len(sources) == 1:
         copy_layout(writer, sources[0])
         return
@@ -21,8 +20,7 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
     labels = labels_by_name(sources[2]) if len(sources) == 3 else {}
     disease, normal = (images_by_name(source, sources[2:]) for source in sources[:2])
     for name in sorted(set(labels) - set(disease)):
-        writer.problems.add(labels.pop(name),
-                            f'label without an image: {sources[0]} has no {name}')
+        writer.problems.add(labels.pop(name), f'label without an image: {sources[0]} has no {name}')
     size = writer.config.size
     filler = SplitFiller(writer, list(disease), labels)
     for name, pair in writer.process(
@@ -73,16 +71,14 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
 
 
 def labels_by_name(folder: Path) -> dict[str, Path]:
-    """Labels below a folder by the name of their image, with or without `_segmentation` at their
-    end; raises UserError where there are none."""
+    """Labels below a folder by their image's name, without `_segmentation`. Raises UserError."""
     ending = re.compile(rf'{dataset.LABEL_ENDING}\Z', re.I)
     return {ending.sub('', name): path for name, path in images_by_name(folder).items()}
 
 
 def images_by_name(folder: Path, excluded: Sequence[Path] = ()) -> dict[str, Path]:
-    """Images below a folder by name, without those in `excluded` folders. A name is the path below
-    `folder` with _ for /, without its ending, in Unicode's composed form (NFC): macOS writes ä as
-    two characters. Raises UserError where there is no image, or where two have the same name."""
+    """Images below a folder, not in `excluded` ones, by name: the path below it with _ for /,
+    without ending, in composed Unicode (NFC; macOS splits ä). Raises UserError."""
     images = {}
     for path in dataset.find_images(folder):
         if any(other.resolve() in path.resolve().parents for other in excluded):

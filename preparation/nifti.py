@@ -1,8 +1,7 @@
 """NIfTI volumes of the head as axial images, and masks back as volumes.
 
 An image is an axial slice in the usual view (anterior on top, the patient's right on the left),
-cut to a square around the head and scaled to 8 bits by percentiles of the whole volume.
-"""
+cut to a square around the head and scaled to 8 bits by percentiles of the whole volume."""
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,8 +37,7 @@ def stem(path: Path) -> str:
 
 def case_and_kind(path: Path) -> tuple[str, str] | None:
     """Case and kind, a modality or 'seg', of a file that is named as in BraTS; else None."""
-    match = FILE_NAME.fullmatch(stem(path))
-    if not match:
+    if not (match := FILE_NAME.fullmatch(stem(path))):
         return None
     word = match['kind'].lower()
     return match['case'], next((kind for kind, words in MODALITIES.items() if word in words), 'seg')
@@ -66,8 +64,7 @@ class Volume:
 
     @cached_property
     def levels(self) -> tuple[float, float, float]:
-        """Values of the volume: up to the first, a voxel is background; the second and third
-        become black and white."""
+        """Up to the first value a voxel is background; second and third become black and white."""
         lowest = float(self.values.min())
         highest = float(np.percentile(self.values, PERCENTILES[1]))
         if highest <= lowest:  # a head smaller than half a percent of the volume, or a constant
@@ -146,8 +143,7 @@ class Volume:
 
 
 def read(path: Path) -> Volume:
-    """A NIfTI file of three dimensions; raises UserError with the file's name. Values that are not
-    finite become 0."""
+    """A NIfTI file of three dimensions, values that are not finite as 0; raises UserError."""
     try:
         source = nibabel.Nifti1Image.from_filename(path)
         shape = tuple(source.shape)
@@ -158,9 +154,8 @@ def read(path: Path) -> Volume:
             raise ValueError(f'{"×".join(map(str, shape))} voxels')
         if source.get_data_dtype().fields:
             raise ValueError('voxels of color')
-        canonical = nibabel.as_closest_canonical(
-            nibabel.Nifti1Image(np.asanyarray(source.dataobj).reshape(shape[:3]), source.affine,
-                                source.header))
+        canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(
+            np.asanyarray(source.dataobj).reshape(shape[:3]), source.affine, source.header))
         values = np.nan_to_num(np.asarray(canonical.dataobj, np.float32), posinf=0, neginf=0)
         spacing = tuple(float(mm) for mm in canonical.header.get_zooms()[:3])
         if not all(np.isfinite(mm) and mm > 0 for mm in spacing):

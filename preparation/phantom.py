@@ -2,8 +2,7 @@
 
 Disease and normal images show the same kind of skin; only a lesion distinguishes them. Hairs,
 freckles, reddish patches, uneven light and darker corners are in both, so that darkness alone does
-not find the lesion.
-"""
+not find the lesion."""
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,8 +31,7 @@ SUBSETS = (Subset('trainA', 200, True), Subset('trainB', 200, False),
 LESION_AREA = (0.04, 0.30)  # of the image
 
 README = """Synthetic dermoscopy images, drawn by preparation/phantom.py (seed {seed}, {size} px).
-Not patients' data. Delete this folder to have it drawn again.
-"""
+Not patients' data. Delete this folder to have it drawn again."""
 
 
 def draw_skin(rng: np.random.Generator, size: int, diseased: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +136,8 @@ def _lesion_tint(rng: np.random.Generator, weight: np.ndarray) -> np.ndarray:
 
 
 def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool = True) -> None:
-    """Write the whole data set in the published layout, as RGB PNG files of size×size px. Every
-    image is a function of (seed, subset, number). The data set grows beside `folder` and is renamed
-    when complete; where another process was faster, its data set stays."""
+    """Write the data set in the published layout, RGB PNG files of size×size px, each a function of
+    (seed, subset, number). It grows beside `folder`; that of a faster process stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}_', dir=folder.parent))
 

@@ -17,9 +17,8 @@ ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z')
 
 
 def run(config: Config) -> int:
-    """Prepare `config.data_folder` from `config.source`; returns the exit code, 1 where broken
-    files had to be left out. Raises UserError where sources or options cannot be used, or where the
-    folder holds something that must stay."""
+    """Prepare `config.data_folder` from `config.source`; the exit code is 1 where broken files were
+    left out. Raises UserError for sources or options of no use, or a folder that must stay."""
     sources = check_sources(config)
     folder = config.data_folder
     remove_staging(folder)

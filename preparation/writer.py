@@ -40,9 +40,8 @@ class DatasetWriter:
 
     def add(self, split: str, domain: str, name: str, image: Image.Image,
             label: np.ndarray | None = None) -> None:
-        """Write an image of the network's size as PNG, and for val and test its label. `split` is
-        train, val or test; `domain` A (disease) or B (normal); `label` bool H×W. Raises UserError
-        where there is an image of that name."""
+        """Write an image of the network's size as PNG, and for val and test its label, bool H×W, if
+        `domain` is A (disease), not B (normal). Raises UserError where the name is taken."""
         self._write('val/images' if split == 'val' else f'{split}{domain}', name, image)
         if label is not None and domain == 'A' and split != 'train':
             self._write(f'{split}/labels', f'{name}{dataset.LABEL_ENDING}',
@@ -56,9 +55,8 @@ class DatasetWriter:
         self.counts[subfolder] += 1
 
     def process(self, function: Callable, items: list, description: str) -> Iterator:
-        """(item, function(item)) of each item in order, computed by threads, with a progress bar.
-        Where it raises UserError, whose message begins with the file's path, the file becomes one
-        of `problems` and the result is None."""
+        """(item, function(item)) of each item in order, computed by threads, with a progress bar. A
+        file of a UserError, `path: reason`, becomes one of `problems`, and its result None."""
 
         def result_or_error(item: Any) -> Any:
             try:
@@ -76,8 +74,7 @@ class DatasetWriter:
             yield item, result
 
     def finish(self, sources: list[Path]) -> None:
-        """Write prepare.json and remove empty subfolders; raises UserError where there is no
-        disease image."""
+        """Write prepare.json, remove empty subfolders; raises UserError without disease images."""
         if not self.counts['trainA'] + self.counts['testA']:
             listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
             raise UserError(f'{", ".join(map(str, sources))}: no image of it could be used; '
@@ -86,8 +83,7 @@ class DatasetWriter:
             if not any((self.folder / name).iterdir()):
                 (self.folder / name).rmdir()
         config = self.config
-        settings = {'seed': config.seed, 'img_size': list(config.size),
-                    'split': list(self.split.shares)}
+        settings = {'seed': config.seed, 'img_size': config.size, 'split': self.split.shares}
         if config.source_format == 'brats':
             settings |= {'modality': config.modality, 'z_range': config.z_range,
                          'lesion_px': config.lesion_px}
@@ -114,10 +110,9 @@ class DatasetWriter:
                 f'next: python main.py --phase train{flags}')
 
     def _reasons(self) -> str:
-        reasons = Counter(reason for reasons in self.left_out.values()
-                          for reason in reasons.split(', '))
-        return 'left out: ' + (', '.join(f'{count} {reason}'
-                                         for reason, count in reasons.most_common()) or 'no file')
+        reasons = Counter(', '.join(self.left_out.values()).split(', ') if self.left_out else ())
+        counts = [f'{count} {reason}' for reason, count in reasons.most_common()]
+        return f'left out: {", ".join(counts) or "no file"}'
 
 
 def list_files(folder: Path) -> list[str]:
@@ -129,10 +124,8 @@ def list_files(folder: Path) -> list[str]:
 def read_pair(image_path: Path, label_path: Path | None) -> tuple[Image.Image, np.ndarray | None]:
     """An image (RGB) and its label, bool H×W; raises UserError where they are not of one size."""
     image = dataset.read_image(image_path)
-    if label_path is None:
-        return image, None
-    label = dataset.read_label(label_path)
-    if label.shape != image.size[::-1]:
+    label = label_path and dataset.read_label(label_path)
+    if label_path and label.shape != image.size[::-1]:
         raise UserError(f'{label_path}: {label.shape[1]}×{label.shape[0]} px, but '
                         f'{image_path.name} is {image.width}×{image.height} px')
     return image, label
@@ -200,9 +193,8 @@ class Split(NamedTuple):
 
 
 class SplitFiller:
-    """Assigns images to splits, in the order of `names`: random, those with a label first. Test and
-    val are filled first, and take labeled images alone; train takes what comes then. Where no image
-    has a label, test takes images all the same, and val none."""
+    """Assigns images to splits, in the order of `names`: random, those with a label first. Labeled
+    images fill test and val, then train; if none has a label, test takes any, and val none."""
 
     def __init__(self, writer: DatasetWriter, names: list[str], labels: dict[str, Path]) -> None:
         self.writer, self.labeled = writer, len(labels)
@@ -217,9 +209,8 @@ class SplitFiller:
 
     def next_split(self, has_label: bool) -> str | None:
         """The split that the next image goes to; None when all are full."""
-        for name in ('test', 'val', 'train'):
-            if self.filled[name] < self.sizes[name] and (has_label or name == 'train'
-                                                         or not self.labeled):
+        for name in ('test', 'val', 'train') if has_label or not self.labeled else ('train',):
+            if self.filled[name] < self.sizes[name]:
                 self.filled[name] += 1
                 return name
         return None

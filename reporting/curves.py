@@ -2,10 +2,10 @@
 
     python -m reporting.curves LOG_FOLDER        # for example results/<name>/log1
 
-draws them anew, also while the run goes on.
-"""
+draws them anew, also while the run goes on."""
 import csv
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,22 +25,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
     with open(path, newline='') as file:
-        rows = [row for row in csv.reader(file) if row]
-    names, numbers = rows[0] if rows else [], []
-    for row in rows[1:]:
-        if len(row) != len(names):  # still being written
-            continue
-        try:
-            numbers.append([float(value) for value in row])
-        except ValueError:
-            continue
+        names, *rows = [row for row in csv.reader(file) if row] or [[]]
+    numbers = []
+    for row in rows:
+        with suppress(ValueError):
+            if len(row) == len(names):  # not still being written
+                numbers.append([float(value) for value in row])
     return dict(zip(names, np.array(numbers).T, strict=True)) if numbers else {}
 
 
 def draw(folder: Path) -> Path | None:
-    """Draw losses.csv, val.csv and score.csv of a folder as its curves.png; returns that file, or
-    None where there is nothing to draw. Every loss has its own panel, measured values faint and
-    their running median strong; losses that are 0 throughout are left out."""
+    """Draw losses.csv, val.csv and score.csv of a folder as its curves.png; returns that, or None
+    where there is nothing to draw. A loss that is not 0 throughout has a panel with its median."""
     from matplotlib.figure import Figure  # takes a second; not pyplot, which keeps all figures
 
     losses = read(folder / 'losses.csv')
@@ -54,17 +50,16 @@ def draw(folder: Path) -> Path | None:
     if not count:
         return None
     width, height = min(count, COLUMNS), -(-count // COLUMNS)
-    figure = Figure(figsize=(PANEL_SIZE[0] * width, PANEL_SIZE[1] * height))
+    wide, high = PANEL_SIZE[0] * width, PANEL_SIZE[1] * height
+    figure = Figure(figsize=(wide, high))
     # inches around and between panels (matplotlib's own layouts draw everything twice)
-    figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=1 - 0.1 / figure.get_figwidth(),
-                           bottom=0.5 / figure.get_figheight(),
-                           top=1 - 0.3 / figure.get_figheight(), wspace=0.3, hspace=0.5)
+    figure.subplots_adjust(left=0.6 / wide, right=1 - 0.1 / wide, bottom=0.5 / high,
+                           top=1 - 0.3 / high, wspace=0.3, hspace=0.5)
     panels = list(figure.subplots(height, width, squeeze=False).ravel())
-    for panel, (title, table) in zip(panels, tables.items(), strict=False):
+    for panel, table in zip(panels, tables.values(), strict=False):
         iterations = table.pop('iteration')
         for name, values in table.items():
             panel.plot(iterations, values, marker='.', label=name)
-        panel.set_title(title, fontsize=10)
         panel.set_ylim(0, 100)
         panel.legend(fontsize=8)
     for panel, name in zip(panels[len(tables):], names, strict=False):
@@ -75,8 +70,8 @@ def draw(folder: Path) -> Path | None:
         low, high = np.nanpercentile(np.where(np.isfinite(values), values, np.nan), (0, 99))
         if low > 0 and high > 20 * low:  # more than a decade
             panel.set_yscale('log')
-        panel.set_title(name.replace('_', ' '), fontsize=10)
-    for panel in panels[:count]:
+    for panel, title in zip(panels, [*tables, *names], strict=False):
+        panel.set_title(title.replace('_', ' '), fontsize=10)
         panel.grid(alpha=0.3)
         panel.tick_params(labelsize=8)
         panel.set_xlabel('iteration', fontsize=8)

@@ -1,8 +1,7 @@
 """report.html: the metrics and all images of a test or of val, in one file to look through.
 
 It holds everything it shows, so it can be opened from the disk, sent and kept. The page itself, its
-style and its script are report_template.html. What the metrics are comes in as data.
-"""
+style and its script are report_template.html. What the metrics are comes in as data."""
 import base64
 import hashlib
 import json
@@ -59,13 +58,11 @@ class Entry:
 def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry],
           metric_info: MetricInfo, summarize: Summarize) -> None:
     """Write the report as one file; an earlier one stays as it is until the new one is whole.
-
     `facts` say what made the results: checkpoint, post-processing, … `entries` are gone through
     once, in order, and only their reduced images are kept. `metric_info` declares the metrics, in
     display order, and has to hold JA, which cases are sorted by; `summarize` computes the rows of
-    the table from the entries' metrics.
-    """
-    reduced = list(_reduce(entries))
+    the table from the entries' metrics."""
+    reduced = _reduce(entries)
     kinds = _all_kinds(reduced)
     rows = [entry.metrics for entry in reduced if entry.metrics]
     template = Path(__file__).with_name('report_template.html').read_text('utf-8')
@@ -86,22 +83,19 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
             file.writelines(parts[text] if index % 2 else [text])
 
 
-def _reduce(entries: Iterable[Entry]) -> Iterator[Entry]:
+def _reduce(entries: Iterable[Entry]) -> list[Entry]:
     """The entries with images of one size, which depends on how many there are."""
-    def reduced(entry: Entry, side: int) -> Entry:
+    def reduce(entry: Entry) -> Entry:
         return replace(entry, images={kind: _webp(image, kind, side)
                                       for kind, image in entry.images.items()})
 
-    large = []  # until there are too many
+    reduced, side = [], LARGE_SIDE
     for entry in entries:
-        if large is None:
-            yield reduced(entry, SMALL_SIDE)
-            continue
-        large.append(reduced(entry, LARGE_SIDE))
-        if len(large) > MAX_LARGE_ENTRIES:
-            yield from (reduced(earlier, SMALL_SIDE) for earlier in large)
-            large = None
-    yield from large or ()
+        reduced.append(reduce(entry))
+        if len(reduced) > MAX_LARGE_ENTRIES and side == LARGE_SIDE:
+            side = SMALL_SIDE
+            reduced = [reduce(earlier) for earlier in reduced]
+    return reduced
 
 
 def _webp(source: np.ndarray | Path | bytes, kind: str, side: int) -> bytes:
@@ -120,12 +114,12 @@ def _webp(source: np.ndarray | Path | bytes, kind: str, side: int) -> bytes:
 
 
 def kind_name(kind: str) -> str:
+    """The kind in words."""
     return KIND_NAMES.get(kind, kind.replace('_', ' '))
 
 
 def _all_kinds(entries: list[Entry]) -> list[str]:
-    """The kinds of all entries in display order; one that the first entries lack comes behind the
-    kind that precedes it where it occurs first."""
+    """The kinds of all entries in display order: a new one comes behind its predecessor."""
     kinds = []
     for entry in entries:
         index = 0
@@ -137,21 +131,18 @@ def _all_kinds(entries: list[Entry]) -> list[str]:
 
 
 def _data(kinds: list[str], metric_names: list[str], entries: list[Entry]) -> Iterator[str]:
-    """What the script reads, as JSON in which no HTML tag can begin or end. Metrics are texts,
-    rounded as everywhere else in this program."""
+    """The script's JSON, in which no HTML tag can begin or end; metrics are rounded texts."""
     def to_json(value: Any) -> str:
         return json.dumps(value).replace('<', '\\u003c')
 
     shown_kinds = [{'name': kind_name(kind), 'binary': kind in BINARY_KINDS,
                     'meaning': KIND_MEANINGS.get(kind, '')} for kind in kinds]
-    yield (f'{{"metrics": {to_json(metric_names)}, "kinds": {to_json(shown_kinds)}, '
-           '"entries": [')
+    yield f'{{"metrics": {to_json(metric_names)}, "kinds": {to_json(shown_kinds)}, "entries": ['
     for number, entry in enumerate(entries):
         metrics, images = entry.metrics, entry.images
         yield ',\n' if number else '\n'
         yield to_json({
-            'name': entry.name,
-            'JA': float(metrics['JA']) if metrics else None,
+            'name': entry.name, 'JA': float(metrics['JA']) if metrics else None,
             'metrics': [f'{metrics[metric]:.1f}' for metric in metric_names] if metrics else None,
             'images': [base64.b64encode(images[kind]).decode() if kind in images else None
                        for kind in kinds]})
@@ -165,9 +156,8 @@ def _definitions(items: dict[str, str]) -> str:
 
 def _legend() -> str:
     colors = (('segmentation', SEGMENTATION_COLOR), ('label', LABEL_COLOR))
-    return '<p class="legend">Outlines of the overlay: ' + ', '.join(
-        f'<span><i style="background: rgb{color}"></i>{name}</span>'
-        for name, color in colors) + '</p>'
+    names = (f'<span><i style="background: rgb{color}"></i>{name}</span>' for name, color in colors)
+    return f'<p class="legend">Outlines of the overlay: {", ".join(names)}</p>'
 
 
 def _summary(rows: list[dict[str, float]], metric_info: MetricInfo, summary: Summary) -> str:
@@ -177,10 +167,9 @@ def _summary(rows: list[dict[str, float]], metric_info: MetricInfo, summary: Sum
     body = ''.join(f'<tr><th scope="row">{statistic}</th>'
                    + ''.join(f'<td>{values[metric]:.1f}</td>' for metric in metric_info) + '</tr>'
                    for statistic, values in summary.items())
-    histograms = ''.join(
-        _histogram(metric, name, np.array([row[metric] for row in rows], float),
-                   summary['mean'][metric], summary['median'][metric])
-        for metric, (name, _) in metric_info.items())
+    histograms = ''.join(_histogram(metric, name, [row[metric] for row in rows],
+                                    summary['mean'][metric], summary['median'][metric])
+                         for metric, (name, _) in metric_info.items())
     meanings = {f'{metric}, {name}': meaning for metric, (name, meaning) in metric_info.items()}
     return (f'<div class="wide"><table><caption>Metrics over {_count_text(len(rows))} with a '
             f'label, in percent</caption><thead><tr><td></td>{head}</tr></thead>'
@@ -192,7 +181,7 @@ def _count_text(count: int) -> str:
     return f'{count} image{"s" * (count > 1)}'
 
 
-def _histogram(metric: str, name: str, values: np.ndarray, mean: float, median: float) -> str:
+def _histogram(metric: str, name: str, values: list[float], mean: float, median: float) -> str:
     """An inline SVG: images by one metric in percent, with mean and median marked."""
     counts, edges = np.histogram(values, HISTOGRAM_BINS, (0, 100))
     fullest, most = int(counts.argmax()), int(counts.max())
@@ -207,10 +196,9 @@ def _histogram(metric: str, name: str, values: np.ndarray, mean: float, median: 
     description = (f'{_count_text(len(values))} in {HISTOGRAM_BINS} bins from 0 to 100 percent; '
                    f'mean {mean:.1f}, median {median:.1f}; the fullest bin, '
                    f'{edges[fullest]:.0f} to {edges[fullest + 1]:.0f}, holds {most}')
-    bars = ''.join(
-        f'<rect x="{x(edge)}" y="{y(count)}" width="{width / HISTOGRAM_BINS - 1:.1f}" '
-        f'height="{height * count / most:.1f}"/>'
-        for edge, count in zip(edges[:-1], counts, strict=True) if count)
+    bars = ''.join(f'<rect x="{x(edge)}" y="{y(count)}" width="{width / HISTOGRAM_BINS - 1:.1f}" '
+                   f'height="{height * count / most:.1f}"/>'
+                   for edge, count in zip(edges[:-1], counts, strict=True) if count)
     ticks = ''.join(f'<path d="M{x(percent)} {top + height}v4"/><text x="{x(percent)}" '
                     f'y="{top + height + 16}">{percent}</text>' for percent in (0, 25, 50, 75, 100))
     heights = ''.join(f'<path d="M{left - 4} {y(count)}h4"/><text class="count" x="{left - 7}" '

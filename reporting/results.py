@@ -28,11 +28,8 @@ Row = dict[str, Any]  # name and metrics of one case
 
 
 class ResultFolder:
-    """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`.
-
-    Everything is written beside it, by any number of threads and processes, and takes the place of
-    an earlier test's results in `finish`.
-    """
+    """The folder of one test, `results/<dataset>/test<stage>/<checkpoint stem>/`. Everything is
+    written beside it, by any number of threads and processes; `finish` replaces earlier results."""
 
     def __init__(self, folder: Path) -> None:
         self.final = make_folder(folder)
@@ -48,8 +45,7 @@ class ResultFolder:
                                     compress_level=1)
 
     def write_network_output(self, case: Case, soft: Any, stage1_mask: Path | None) -> None:
-        """The soft mask, heatmap and translation of a case (`soft`, an
-        inference.soft_masks.SoftMask), and the stage-1 soft mask, if any."""
+        """Soft mask, heatmap and translation of `soft`, a SoftMask, and any stage-1 mask."""
         if stage1_mask:
             self.write('stage1_mask', case.name, np.asarray(read_image(stage1_mask, 1)))
         self.write('mask', case.name, soft.mask)
@@ -60,8 +56,7 @@ class ResultFolder:
 
     def write_segmentation(self, case: Case, segmentation: np.ndarray, image: np.ndarray | None,
                            label: np.ndarray | None) -> None:
-        """A segmentation H×W bool and, where its image H×W×3 uint8 is given, the overlay on it,
-        with the label H×W bool if there is one."""
+        """A segmentation H×W bool and, of an image H×W×3 uint8, the overlay with its label."""
         self.write('segmentation', case.name, segmentation.astype(np.uint8) * 255)
         if image is not None:
             self.write('overlay', case.name, visualize.overlay(image, segmentation, label))
@@ -72,18 +67,16 @@ class ResultFolder:
         for case in cases[:OVERVIEW_CASES]:
             original = np.asarray(read_image(case.image))
             images = {'label': np.full_like(original, UNLABELED_GRAY)} | self._images_of(case)
-            for kind in OVERVIEW_ROWS:
-                image = images.get(kind)
-                if image is not None:
-                    rows.setdefault(report.kind_name(kind), []).append(
-                        np.asarray(read_image(image)) if isinstance(image, Path) else image)
+            for kind in sorted(images, key=OVERVIEW_ROWS.index):
+                image = images[kind]
+                rows.setdefault(report.kind_name(kind), []).append(
+                    np.asarray(read_image(image)) if isinstance(image, Path) else image)
         Image.fromarray(visualize.image_grid(rows)).save(self.folder / 'overview.png')
 
     def write_metrics(self, used: dict[str, Any], rows: list[Row], mean: dict[str, float],
                       metric_names: Iterable[str]) -> None:
-        """metrics.csv, one image a row, and metrics.json with their means, in percent. `used` says
-        how they came about: files, stage, post-processing. Without labels `rows` and `mean` are
-        empty."""
+        """metrics.csv, one image a row, and metrics.json with the means, percent; both empty
+        without labels. `used` says how they came about: files, stage, post-processing."""
         with open(self.folder / 'metrics.csv', 'w', newline='') as file:
             writer = csv.DictWriter(file, ['name', *metric_names])
             writer.writeheader()
@@ -130,11 +123,9 @@ def write_val_report(path: Path, dataset_name: str, facts: dict[str, str], cases
                      segment: Callable[[np.ndarray, np.ndarray], np.ndarray],
                      compute_metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]],
                      summarize: Summarize) -> None:
-    """report.html of val: labeled cases with the segmentations that val's choice makes.
-
-    `masks` are the soft masks H×W uint8 of the cases; `segment` makes of a soft mask and its image
-    H×W×3 uint8 the segmentation H×W bool, and `compute_metrics` compares that with the label.
-    """
+    """report.html of val: labeled cases with the segmentations that val's choice makes. `masks` are
+    the soft masks H×W uint8 of the cases; `segment` makes of a soft mask and its image H×W×3 uint8
+    the segmentation H×W bool, and `compute_metrics` compares that with the label."""
     def entries() -> Iterator[report.Entry]:
         for case, mask in zip(cases, masks, strict=True):
             image, label = np.asarray(read_image(case.image)), read_label(case.label)

@@ -38,9 +38,7 @@ class CsvLog:
 
     def __init__(self, path: Path, columns: Iterable[str], start: int) -> None:
         """Opens `path`; of the rows that are there already those up to iteration `start` stay."""
-        self.path = path
-        self.columns = tuple(columns)
-        kept = []
+        self.path, self.columns, kept = path, tuple(columns), []
         if start and path.is_file():
             with open(path, newline='') as file:
                 kept = [row for row in csv.reader(file)
@@ -51,8 +49,7 @@ class CsvLog:
         self.writer = csv.writer(self.file)
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
-        """Add a row of `values` by column name, in any order. Raises ValueError unless there is one
-        value for each column."""
+        """Add a row of `values` by column name; raises ValueError unless all columns are there."""
         if values.keys() != set(self.columns):
             missing = [name for name in self.columns if name not in values]
             unknown = [name for name in values if name not in self.columns]
@@ -66,10 +63,8 @@ class CsvLog:
 
 
 class TrainingLog:
-    """The logs of one run of one stage, from iteration `start` on; a context manager.
-
-    With `writes` False, as in all processes of a run but the main one, it writes nothing.
-    """
+    """The logs of one run of one stage, from iteration `start` on; a context manager. With `writes`
+    False, as in all processes of a run but the main one, it writes nothing."""
 
     def __init__(self, result_folder: Path, stage: int, start: int, loss_names: Iterable[str],
                  metric_names: Iterable[str], writes: bool = True) -> None:
@@ -91,35 +86,32 @@ class TrainingLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        """Close all files and draw the curves up to the last row."""
+        if self.writes:
+            for table in self.tables.values():
+                table.close()
+            self.board.close()
+            if self.drawn_at != self.iteration:
+                curves.draw(self.folder)
 
     def add_losses(self, iteration: int, values: dict[str, float]) -> None:
-        """A row of losses.csv: the losses by name, and STEP_COLUMNS. Raises ValueError where a name
-        is missing or unknown."""
-        if self.writes:
-            self._add('losses', iteration, values, 'loss/')
-            self.iteration = iteration
+        """A row of losses.csv: losses and STEP_COLUMNS; raises ValueError unless all are there."""
+        self._add('losses', iteration, values, 'loss/')
+        self.iteration = iteration
 
     def add_val(self, iteration: int, metrics: dict[str, float]) -> None:
         """A row of val.csv: mean metrics, percent. Raises ValueError as `add_losses` does."""
-        if self.writes:
-            self._add('val', iteration, metrics, 'val/')
-            self.flush()
+        self._add('val', iteration, metrics, 'val/')
+        self.flush()
 
     def add_score(self, iteration: int, score: float) -> None:
         """A row of score.csv, which only runs with it have: the label-free score, percent."""
-        if self.writes:
-            if 'score' not in self.tables:
-                self.tables['score'] = CsvLog(self.folder / 'score.csv', ['score'], self.start)
-            self._add('score', iteration, {'score': score}, 'val/label-free ')
-            self.flush()
+        self._add('score', iteration, {'score': score}, 'val/label-free ')
+        self.flush()
 
     def add_image_grid(self, iteration: int, rows: dict[str, list[np.ndarray]]) -> None:
-        """`A2B_<7 digits>.png`: rows of images below each other, and the curves up to here.
-
-        The newest MAX_IMAGE_GRIDS files stay. TensorBoard's files only grow, so it gets no more
-        than that many.
-        """
+        """`A2B_<7 digits>.png`: rows of images below each other, and the curves up to here. The
+        newest MAX_IMAGE_GRIDS files stay; TensorBoard's only grow, so it gets no more than that."""
         if not self.writes:
             return
         grid = visualize.image_grid(rows)
@@ -141,17 +133,12 @@ class TrainingLog:
                 table.file.flush()
             self.board.flush()
 
-    def close(self) -> None:
-        """Close all files and draw the curves up to the last row."""
-        if self.writes:
-            for table in self.tables.values():
-                table.close()
-            self.board.close()
-            if self.drawn_at != self.iteration:
-                curves.draw(self.folder)
-
     def _add(self, table: str, iteration: int, values: dict[str, float], prefix: str) -> None:
         """A row of a table, and to TensorBoard its values as `<prefix><name>`."""
+        if not self.writes:
+            return
+        if table not in self.tables:  # only of runs that have it
+            self.tables[table] = CsvLog(self.folder / f'{table}.csv', values, self.start)
         self.tables[table].write(iteration, values)
         for name, value in values.items():
             self.board.add_scalar(prefix + name, value, iteration)

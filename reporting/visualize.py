@@ -17,15 +17,13 @@ def from_tensor(image: Tensor) -> np.ndarray:
 
 def from_array(image: np.ndarray) -> np.ndarray:
     """The image of an array 1×H×W or 3×H×W in [-1, 1]."""
-    values = image.transpose(1, 2, 0)
-    values = np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    values = np.rint((image.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
     return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
 
 
 def from_mask(mask: np.ndarray) -> np.ndarray:
     """A soft mask H×W in [0, 1], or a segmentation, as gray image."""
-    gray = np.rint(mask.clip(0, 1) * 255).astype(np.uint8)
-    return np.stack([gray] * 3, -1)
+    return np.stack([np.rint(mask.clip(0, 1) * 255).astype(np.uint8)] * 3, -1)
 
 
 def from_heatmap(heatmap: np.ndarray) -> np.ndarray:

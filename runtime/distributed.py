@@ -2,9 +2,7 @@
 
     torchrun --nproc_per_node 4 main.py --phase train --batch_size 8
 
-Every process takes its shard of each batch or folder; the main process, of rank 0, alone writes
-what belongs to the whole run.
-"""
+Each takes its shard of batches and folders; rank 0 alone writes what belongs to the whole run."""
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -20,11 +18,8 @@ from utils import UserError, pick_device
 
 
 def init(device: str) -> str:
-    """Join the other processes where torchrun started this one; returns the device to use.
-
-    With CUDA each process takes the GPU of its local rank. Raises UserError where there are fewer
-    GPUs than processes, and for a device that several processes cannot share.
-    """
+    """Join the other processes where torchrun started this one; returns the device to use. Raises
+    UserError where there are fewer GPUs than processes, or a device that several cannot share."""
     if 'WORLD_SIZE' not in os.environ:
         return device
     if device not in ('auto', 'cuda', 'cpu'):
@@ -109,8 +104,8 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def wrap_ddp(network: nn.Module, whole: bool = True) -> nn.Module:
-    """The network with gradients averaged over the processes in its backward pass. `whole` is
-    False where a pass may leave layers out, which costs a search for them."""
+    """The network with gradients averaged over the processes. `whole` is False where a pass may
+    leave layers out, which costs a search for them."""
     if not dist.is_initialized():
         return network
     # about the gradient of a 1×1 convolution, which has two equivalent memory layouts
@@ -124,8 +119,7 @@ def wrap_ddp(network: nn.Module, whole: bool = True) -> nn.Module:
 
 @contextmanager
 def no_sync(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, backward passes add to the gradients of this process alone; the next backward pass
-    outside averages their sum over the processes."""
+    """Within, gradients add up in this process; the next backward pass outside averages them."""
     with ExitStack() as stack:
         for network in networks:
             if isinstance(network, DistributedDataParallel):

@@ -1,7 +1,5 @@
 """Before a run: whether memory, disk and permissions are what it needs, and its plan in words.
-
-`counts` are the numbers of parameters of each network that is trained, by name.
-"""
+`counts` are the numbers of parameters of each network that is trained, by name."""
 import math
 import os
 import shutil
@@ -56,24 +54,20 @@ def check_memory(config: Config, counts: dict[str, int]) -> tuple[float, float]:
 
 
 def disk_needed(config: Config, counts: dict[str, int]) -> float:
-    """Bytes of the checkpoints that lie side by side: --keep_checkpoints of them, the best one, and
-    one more while it is written. A parameter takes 12 (weight, two moments), in the copies of a
-    student, which no optimizer changes, 4."""
-    copies = STUDENT_NETWORKS[1:]
-    checkpoint = sum(count * (4 if name in copies else 12) for name, count in counts.items())
-    return checkpoint * (config.keep_checkpoints + 2)
+    """Bytes of --keep_checkpoints, best.pt and one being written. A parameter takes 12 (weight,
+    two moments), in the copies of a student, which no optimizer changes, 4."""
+    return (config.keep_checkpoints + 2) * sum(
+        count * (4 if name in STUDENT_NETWORKS[1:] else 12) for name, count in counts.items())
 
 
 def check_disk(config: Config, counts: dict[str, int]) -> tuple[float, float]:
-    """(needed, free) bytes; raises UserError where the run folder cannot be written to or the
-    checkpoints do not fit."""
-    parent = config.run_folder.absolute()
-    while not parent.exists():
-        parent = parent.parent
+    """(needed, free) bytes; raises UserError where the checkpoints cannot be written or not fit."""
+    folder = config.run_folder.absolute()
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         reason = 'permission denied' if parent.is_dir() else 'not a folder'
-        raise UserError(f'cannot write to {parent}: {reason}; '
-                        'give another folder with --result_dir')
+        raise UserError(f'cannot write to {parent}: {reason}; give another folder with '
+                        '--result_dir')
     needed, free = disk_needed(config, counts), shutil.disk_usage(parent).free
     if needed > free:
         raise UserError(f'{parent}: the checkpoints need {size_text(needed)}, and '
@@ -85,8 +79,7 @@ def check_disk(config: Config, counts: dict[str, int]) -> tuple[float, float]:
 def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]],
             val_cases: list) -> None:
     """Print what training would do and need; nothing is written. `images` are the training images
-    of domain A (disease) and B (normal), `val_cases` the labeled ones of val. Raises UserError
-    where training cannot be done."""
+    of domains A and B, `val_cases` the labeled ones of val. Raises UserError if it cannot run."""
     disk, free = check_disk(config, counts)
     needed, available = check_memory(config, counts)
     folder = config.run_folder

@@ -1,10 +1,8 @@
 """Signals that stop a run: SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (as batch systems send).
 
-While the training loop runs, the first of them is deferred: the loop finishes the iteration, saves
-and ends. A second SIGINT, or any of them outside the loop, ends the program at once with
-KeyboardInterrupt. A signal that torchrun does not forward (SIGUSR1, by default) ends torchrun
-alone; the loop notices that and ends in order too.
-"""
+While the training loop runs, the first is deferred: the loop finishes the iteration, saves and
+ends. A second SIGINT, or any outside the loop, ends the program at once with KeyboardInterrupt. One
+that torchrun does not forward (SIGUSR1, by default) ends torchrun alone; the loop notices that."""
 import os
 import signal
 import sys

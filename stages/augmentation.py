@@ -22,11 +22,8 @@ def crop_source_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def published_augmentation(image: Image.Image, size: tuple[int, int], rng: np.random.Generator,
                            is_mask: bool = False) -> Image.Image:
-    """Both flips with probability ½, a crop of `size` out of size + 50, contrast times a number in
-    [0.9, 1.1].
-
-    A mask that has to move with its image goes through with an equal `rng`; its contrast stays.
-    """
+    """Both flips with probability ½, a crop of `size` out of size + 50, contrast times 0.9 to 1.1.
+    A mask that has to move with its image goes through with an equal `rng`; its contrast stays."""
     image = resize(image, crop_source_size(size))
     if rng.random() < 0.5:
         image = transforms.hflip(image)
@@ -41,15 +38,11 @@ def published_augmentation(image: Image.Image, size: tuple[int, int], rng: np.ra
 
 
 class BatchRandom:
-    """Random numbers for each image of a batch, from `rng` alone.
-
-    `places` says where in a larger batch of `whole` images these are, so that each image changes
-    in the same way whichever process computes it.
-    """
+    """Random numbers for each image of a batch, from `rng` alone. `places` says where in a larger
+    batch of `whole` images these are: each changes alike whichever process computes it."""
 
     def __init__(self, rng: torch.Generator, whole: int, places: list[int] | None = None) -> None:
-        self.rng = rng
-        self.whole = whole
+        self.rng, self.whole = rng, whole
         self.places = list(range(whole)) if places is None else places
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
@@ -65,9 +58,8 @@ def random_affine(batch: Tensor, random: BatchRandom, degrees: float) -> Tensor:
     mirror = torch.where(random.uniform(0, 1) < 0.5, -1.0, 1.0)
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     shift = random.uniform(-0.2, 0.2, 2)
-    affine = torch.stack([
-        torch.stack([cosine * mirror, -sine, shift[:, 0]], 1),
-        torch.stack([sine * mirror, cosine, shift[:, 1]], 1)], 1).to(batch.device)
+    affine = torch.stack([torch.stack([cosine * mirror, -sine, shift[:, 0]], 1),
+                          torch.stack([sine * mirror, cosine, shift[:, 1]], 1)], 1).to(batch.device)
     grid = F.affine_grid(affine, list(batch.shape), align_corners=False)
     return F.grid_sample(batch, grid, padding_mode='reflection', align_corners=False)
 

@@ -2,8 +2,7 @@
 
 To write a new stage, fill in a subclass of Stage and name it in STAGES of trainer.py. The Trainer
 builds the stage, may load a checkpoint into it, calls `step` once an iteration, and asks for
-`visuals` now and then. A stage writes no files and knows nothing of epochs, logs or validation.
-"""
+`visuals` now and then. A stage writes no files and knows nothing of epochs, logs or validation."""
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -49,8 +48,7 @@ class Stage(ABC):
         """One iteration, counted from 0: gradients and optimizer steps.
 
         `batch` holds A and B, B×img_ch×H×W in [-1, 1] on the device, and where the stage has a
-        teacher `mask`, its soft masks of A, B×1×H×W in [-1, 1].
-        """
+        teacher `mask`, its soft masks of A, B×1×H×W in [-1, 1]."""
 
     @abstractmethod
     def visuals(self, image: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:

@@ -14,8 +14,7 @@ One step, in short (both directions A → B and B → A, one after the other):
         localization     mask of A ≈ localization map; mask of B ≈ 0 (ours, stage 1)
     generators take their step; every ρ is clipped to [0, 1]
 
-In published stage 2 the generator's second image, the conditioning image, is the stage-1 mask.
-"""
+In published stage 2 the generator's second image, the conditioning image, is the stage-1 mask."""
 from collections import Counter
 
 import numpy as np
@@ -60,12 +59,10 @@ class LabelTransferStage(Stage):
         """See Stage.step."""
         self.networks.train()
         real = {domain: batch[domain] for domain in 'AB'}
-        conditioning = self._conditioning(batch)
-        lesion = self._lesion(batch)
+        conditioning, lesion = self._conditioning(batch), self._lesion(batch)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        # One direction after the other: every loss is a sum over the two, and only one direction's
-        # feature maps have to be kept for a backward pass at a time.
+        # one direction after the other, so that only its feature maps are kept for a backward pass
         sums, skipped = Counter(), 0
         for source, target in DIRECTIONS:
             # ---------------------------------------------------------------- translation
@@ -96,9 +93,8 @@ class LabelTransferStage(Stage):
         skipped = skipped + step_if_finite(self.optimizers['generators'], generator)
         for name in GENERATORS:
             clip_rho(self.networks[name])
-        values = dict(sums) | {'generator': generator}
-        return StepResult({name: values[name] for name in self.loss_names}, mask_share,
-                          skipped.clamp(max=1))
+        values = {name: sums[name] for name in self.loss_names} | {'generator': generator}
+        return StepResult(values, mask_share, skipped.clamp(max=1))
 
     def _conditioning(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The second image of a first-generation generator by domain: for A in published stage 2
@@ -124,9 +120,8 @@ class LabelTransferStage(Stage):
         inputs = [torch.cat([real[source], real[target]])]
         if self.config.generation == 'first':
             inputs.append(torch.cat([conditioning[source], conditioning[target]]))
-        output = self.ddp[f'gen{source}2{target}'](
-            *inputs, recon_of=count if self.config.recon_weight else 0)
-        return split(output, count)
+        recon_of = count if self.config.recon_weight else 0
+        return split(self.ddp[f'gen{source}2{target}'](*inputs, recon_of=recon_of), count)
 
     def _update_discriminators(self, real: Tensor, translated: GeneratorOutput,
                                domain: str) -> tuple[Tensor, Tensor]:
@@ -148,8 +143,7 @@ class LabelTransferStage(Stage):
         return loss.detach(), skipped
 
     def _generator_losses(self, real: dict[str, Tensor], translated: GeneratorOutput,
-                          identity: GeneratorOutput, source: str,
-                          target: str) -> dict[str, Tensor]:
+                          identity: GeneratorOutput, source: str, target: str) -> dict[str, Tensor]:
         """The weighted terms of the generators' loss in one direction, by name."""
         config = self.config
         back = self.ddp[f'gen{target}2{source}'](translated.fake.float(), recon_of=0)
@@ -157,16 +151,15 @@ class LabelTransferStage(Stage):
         outputs = [discriminator(image.float())
                    for discriminator in self._discriminators(self.networks, target)
                    for image in (translated.fake, translated.composite) if image is not None]
-        terms = {
-            'adversarial': config.adv_weight * sum(
-                losses.adversarial(output, real=True) for output in outputs),
-            'cycle': config.cycle_weight * losses.l1(back.fake, real[source]),
-            'identity': config.identity_weight * losses.l1(identity.fake, real[target]),
-            'class_attention': config.cam_weight * (
-                losses.class_attention(translated.cam_logit, source_domain=True)
-                + losses.class_attention(identity.cam_logit, source_domain=False)),
-            **dict.fromkeys(('recon', 'localization', 'normal_mask'),
-                            torch.zeros((), device=self.device))}
+        adversarial = sum(losses.adversarial(output, real=True) for output in outputs)
+        attention = (losses.class_attention(translated.cam_logit, source_domain=True)
+                     + losses.class_attention(identity.cam_logit, source_domain=False))
+        none = torch.zeros((), device=self.device)
+        terms = {'adversarial': config.adv_weight * adversarial,
+                 'cycle': config.cycle_weight * losses.l1(back.fake, real[source]),
+                 'identity': config.identity_weight * losses.l1(identity.fake, real[target]),
+                 'class_attention': config.cam_weight * attention,
+                 'recon': none, 'localization': none, 'normal_mask': none}
         if translated.recon is not None:
             terms['recon'] = config.recon_weight * losses.l1(translated.recon, real[source])
         return terms
@@ -200,9 +193,8 @@ class LabelTransferStage(Stage):
 
     def augment_sample(self, image: Image.Image, rng: np.random.Generator,
                        is_mask: bool) -> Image.Image:
-        if not self.config.augment:
-            return image
-        return published_augmentation(image, self.config.size, rng, is_mask)
+        size, augment = self.config.size, self.config.augment
+        return published_augmentation(image, size, rng, is_mask) if augment else image
 
     def visuals(self, image: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:
         """The first generation's reconstruction decoder enters no loss and stays untrained; the

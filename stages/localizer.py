@@ -3,8 +3,7 @@
 It gives a logit for every place of an image. An image is as diseased as its most suspicious
 places, pooled by log-sum-exp (multiple-instance learning); no place of a normal image is diseased.
 Training images change in pose, color and sharpness, so that none of these can distinguish the
-folders.
-"""
+folders."""
 import math
 from typing import Any
 
@@ -16,24 +15,14 @@ from config import Config
 from inference.soft_masks import autocast, to_array
 from networks import pool_logits
 from reporting import visualize
-from stages import losses
-from stages.augmentation import (
-    BatchRandom,
-    blur_jitter,
-    color_jitter,
-    contrast_jitter,
-    random_affine,
-)
+from stages import augmentation, losses
 from stages.base import Stage, StepResult
 from stages.optim import make_optimizer, update
 from utils import random_generator
 
 
 class LocalizerStage(Stage):
-    """The localizer and its optimizer.
-
-    Of several processes each computes the whole batch: batch normalization mixes its images.
-    """
+    """Of several processes each computes the whole batch: batch normalization mixes its images."""
 
     loss_names = ('total', 'image_label', 'normal')
     progress_names = ('total',)
@@ -61,9 +50,8 @@ class LocalizerStage(Stage):
 
     @staticmethod
     def normal_ramp(progress: float) -> float:
-        """How far places of normal images count: not at first, in full from half of the run on.
-        Pressed down from the start, logits would vanish before they could distinguish the folders.
-        """
+        """How far places of normal images count: not at first, since logits pressed down from the
+        start would vanish before they could distinguish the folders; in full from half the run."""
         return min(1, 2 * progress)
 
     def step(self, batch: dict[str, Tensor], iteration: int) -> StepResult:
@@ -72,7 +60,6 @@ class LocalizerStage(Stage):
         localizer.train()
         disease = len(batch['A'])
         image = self._augmented(torch.cat([batch['A'], batch['B']]), iteration)
-
         # of batch normalization: a pass whose step is skipped must leave nothing behind
         statistics = {name: buffer.clone() for name, buffer in localizer.named_buffers()}
         with autocast(config, self.device):
@@ -83,26 +70,26 @@ class LocalizerStage(Stage):
         normal = (config.localizer_normal_weight * self.normal_ramp(iteration / config.iteration)
                   * losses.normal_pixels(of_normal))
         total = image_label + normal
-
         skipped = update(self.optimizers['localizer'], total)
         if skipped:
             localizer.load_state_dict(statistics, strict=False)
         else:
             self.recent_loss.lerp_(image_label.detach(), 1 - self.MEMORY)
             localizer.normal_logit.lerp_(of_normal.detach().float().median(), 1 - self.MEMORY)
-        return StepResult({'total': total.detach(), 'image_label': image_label.detach(),
-                           'normal': normal.detach()},
+        values = {'total': total, 'image_label': image_label, 'normal': normal}
+        return StepResult({name: value.detach() for name, value in values.items()},
                           (of_disease.detach() > 0).float().mean(), skipped)
 
     def _augmented(self, image: Tensor, iteration: int) -> Tensor:
         config = self.config
-        random = BatchRandom(random_generator(config.seed, iteration, 1), len(image))
+        random = augmentation.BatchRandom(random_generator(config.seed, iteration, 1), len(image))
         if config.augment:
-            image = random_affine(image, random, config.rotate)
-            jitter = contrast_jitter if config.contrast_jitter else color_jitter
+            image = augmentation.random_affine(image, random, config.rotate)
+            jitter = (augmentation.contrast_jitter if config.contrast_jitter
+                      else augmentation.color_jitter)
             image = jitter(image, random)
         if config.blur_jitter:
-            image = blur_jitter(image, random)
+            image = augmentation.blur_jitter(image, random)
         return image.contiguous(memory_format=torch.channels_last)
 
     def visuals(self, image: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:

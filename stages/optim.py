@@ -55,8 +55,8 @@ class NonFiniteGuard:
 
     SUMS = ('total', 'generator')  # of other losses, which say more
 
-    def __init__(self, count: int = 0) -> None:
-        self.count = count  # in the whole run
+    def __init__(self) -> None:
+        self.count = 0  # in the whole run
         self.in_a_row = 0
         self.first = ''  # what went wrong first in this row
 
@@ -66,8 +66,7 @@ class NonFiniteGuard:
         if not wrong and not skipped:
             self.in_a_row = 0
             return ''
-        self.count += 1
-        self.in_a_row += 1
+        self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
         terms = [name for name in wrong if name not in self.SUMS] or wrong
         reason = (f'the {terms[0]} loss became {losses[terms[0]]}' if terms
                   else 'the gradients are no longer finite')
@@ -90,9 +89,8 @@ class CollapseMonitor:
         """A message for the user, if there is any. `share` is the mean mask of an iteration."""
         if not math.isfinite(share):
             return ''
-        before, self.mask_share = self.mask_share, share
-        if before is not None:
-            self.mask_share = 0.9 * before + 0.1 * share
+        before = self.mask_share
+        self.mask_share = share if before is None else 0.9 * before + 0.1 * share
         state = next((name for name, (low, high) in COLLAPSED.items()
                       if low <= self.mask_share <= high), '')
         if state == self.state:

@@ -36,16 +36,13 @@ class PseudoLabeler:
     are missing.
 
     The teacher is `file`, a checkpoint of stage 0 (then the files are localization maps,
-    `localization_<split>`) or stage 1 (`syn_<split>`). Masks of a stage-1 network that a localizer
-    taught are averaged with the localizer's (`localizer_share`): which of the two is better depends
-    on the data. Without a file the masks are those that published data sets bring along.
-    """
+    `localization_<split>`) or stage 1 (`syn_<split>`). Masks of a stage-1 network are averaged with
+    those of the localizer that taught it (`localizer_share`): which are better depends on the data.
+    Without a file the masks are those that published data sets bring along."""
 
     def __init__(self, config: Config, file: Path | None, device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        self.checkpoint = None
-        self.prefix = 'syn'
+        self.config, self.device = config, device
+        self.checkpoint, self.prefix = None, 'syn'
         self.taught_by = None  # the PseudoLabeler of the localizer that taught a stage-1 network
         if not file:
             return
@@ -69,16 +66,15 @@ class PseudoLabeler:
     @property
     def origin(self) -> str:
         """Where the masks come from, for the user."""
-        return str(self.checkpoint.path if self.checkpoint
-                   else f'{self.config.data_folder}/syn_*')
+        return str(self.checkpoint.path if self.checkpoint else self.config.data_folder / 'syn_*')
 
     def keep_copies(self, folder: Path) -> None:
         """Copies of the networks, so that the folder of a run can be tested on its own."""
         if self.checkpoint:
             checkpoints.write_test_part(self.checkpoint, folder / 'teacher.pt', half=False)
         if self.taught_by:
-            checkpoints.write_test_part(self.taught_by.checkpoint, folder / 'localizer.pt',
-                                        half=False)
+            localizer = self.taught_by.checkpoint
+            checkpoints.write_test_part(localizer, folder / 'localizer.pt', half=False)
 
     def masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
         """The soft-mask file of each of these images of trainA, valA or testA, by its stem."""
@@ -147,7 +143,7 @@ def find_teacher(config: Config, device: torch.device, run_folder: Path | None,
                  required: bool = True) -> PseudoLabeler | None:
     """The teacher of a stage, see `choose_teacher`; None where the stage has none, or where it is
     not `required` and cannot be had. Raises UserError."""
-    if not config.needs_teacher:
+    if config.stage != 2 and not config.trained_by_localizer:
         return None
     try:
         teacher = PseudoLabeler(config, choose_teacher(config, run_folder), device)
@@ -161,8 +157,7 @@ def find_teacher(config: Config, device: torch.device, run_folder: Path | None,
 
 
 def localizer_behind(checkpoint: checkpoints.Checkpoint) -> Path | None:
-    """The file of a localizer: this one, or the one beside it that taught a stage-1 network; None
-    where there is none."""
+    """The file of a localizer, if any: this one, or the one beside it that taught stage 1."""
     file = checkpoint.path
     if checkpoint.config.get('stage') == 0:
         return file

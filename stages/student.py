@@ -67,7 +67,6 @@ class StudentStage(Stage):
         """See Stage.step."""
         config = self.config
         self.networks.train()
-        # ---------------------------------------------------------------------- targets
         target = self.targets(batch, iteration)
         disease = len(target)
         empty = torch.zeros(len(batch['B']), *target.shape[1:], device=self.device)
@@ -76,17 +75,14 @@ class StudentStage(Stage):
         if config.augment:
             image, target = self._augmented(image, target, disease, iteration)
         image = image.contiguous(memory_format=torch.channels_last)
-        # ---------------------------------------------------------------------- losses
         with autocast(config, self.device):
             logit = self.ddp(image)
-        terms = {
-            'cross_entropy': config.ce_weight * losses.cross_entropy(logit[:disease],
-                                                                     target[:disease]),
-            'dice': config.dice_weight * losses.dice(logit[:disease], target[:disease]),
-            'normal': config.normal_weight * losses.cross_entropy(logit[disease:],
-                                                                  target[disease:])}
+        of_disease = logit[:disease], target[:disease]
+        of_normal = logit[disease:], target[disease:]
+        terms = {'cross_entropy': config.ce_weight * losses.cross_entropy(*of_disease),
+                 'dice': config.dice_weight * losses.dice(*of_disease),
+                 'normal': config.normal_weight * losses.cross_entropy(*of_normal)}
         total = sum(terms.values())
-        # ---------------------------------------------------------------------- update
         skipped = update(self.optimizers['student'], total)
         if not skipped:
             self._update_average(iteration)
@@ -129,11 +125,8 @@ class StudentStage(Stage):
 
     @torch.no_grad()
     def targets(self, batch: dict[str, Tensor], iteration: int) -> Tensor:
-        """Pseudo-labels of the disease images, B×1×H×W of 0 and 1.
-
-        An updated one counts where its Jaccard index with the first one is at least
-        min_teacher_iou.
-        """
+        """Pseudo-labels of the disease images, B×1×H×W of 0 and 1. An updated one counts where its
+        Jaccard index with the first one is at least min_teacher_iou."""
         config = self.config
         labels = self.first_pseudo_labels(batch)
         if config.target_update_freq and iteration >= self.first_update:
@@ -145,8 +138,7 @@ class StudentStage(Stage):
                     labels[index] = updated
         return torch.from_numpy(np.stack(labels)[:, None].astype(np.float32)).to(self.device)
 
-    def _updated_label(self, soft_mask: np.ndarray, image: Tensor,
-                       first: np.ndarray) -> np.ndarray:
+    def _updated_label(self, soft_mask: np.ndarray, image: Tensor, first: np.ndarray) -> np.ndarray:
         """The pseudo-label H×W bool of the target network's soft mask. Refined again and again,
         lesions of several shades would shrink, so a refined one keeps the first one's core."""
         config = self.config
@@ -164,8 +156,7 @@ class StudentStage(Stage):
         for mask, image in zip(batch['mask'], batch['A'], strict=True):
             digest = hashlib.sha256(to_array(mask).tobytes() + to_array(image).tobytes()).digest()
             if digest not in self.first_labels:
-                label, = pseudo_labels(mask[None], image[None], self.config,
-                                       self.config.refine)
+                label, = pseudo_labels(mask[None], image[None], self.config, self.config.refine)
                 self.first_labels[digest] = np.packbits(label)
             labels.append(np.unpackbits(self.first_labels[digest], count=mask.numel())
                           .reshape(self.config.size).astype(bool))

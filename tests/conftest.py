@@ -31,7 +31,8 @@ def tiny_config(data_root: Path, tmp_path: Path) -> Callable[..., Config]:
 
 
 SMALL = {'ch': 4, 'img_size': 32, 'iteration': 2, 'batch_size': 2, 'save_freq': 1}
-SMALL_PRESETS = (*PRESETS, ({'method': 'localizer'}, SMALL), ({'method': 'student'}, SMALL))
+SMALL_PRESETS = (*PRESETS, ({'method': 'localizer'}, SMALL),
+                 ({'method': 'student'}, {**SMALL, 'warm_up': 1, 'target_update_freq': 1}))
 
 
 @pytest.fixture
@@ -40,26 +41,26 @@ def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('config.PRESETS', SMALL_PRESETS)
 
 
+def trained(folder: Path, *flags: object) -> Places:
+    """Places below `folder` with a run of two iterations."""
+    places = Places(draw_data_set(folder / 'data'), folder)
+    places.done('--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 2, *flags)
+    return places
+
+
 @pytest.fixture(scope='session')
 def stage_1_run(tmp_path_factory: pytest.TempPathFactory) -> Places:
     """Places with a published stage-1 run of two iterations, for reading alone."""
-    folder = tmp_path_factory.mktemp('stage_1')
-    places = Places(draw_data_set(folder / 'data'), folder)
-    places.done(*TINY_FLAGS, *STAGE_1, '--batch_size', 1, '--save_freq', 2, '--print_freq', 2,
-                '--iteration', 2)
-    return places
+    return trained(tmp_path_factory.mktemp('stage_1'), *STAGE_1, '--save_freq', 2,
+                   '--print_freq', 2)
 
 
 @pytest.fixture(scope='session')
 def all_stages_run(tmp_path_factory: pytest.TempPathFactory) -> Places:
     """Places with a run of all stages of our recipe, two iterations each, for reading alone."""
-    folder = tmp_path_factory.mktemp('all_stages')
-    places = Places(draw_data_set(folder / 'data'), folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('config.PRESETS', SMALL_PRESETS)
-        places.done('--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 2,
-                    '--save_freq', 1)
-    return places
+        return trained(tmp_path_factory.mktemp('all_stages'), '--save_freq', 1)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Small data sets, and the program as a user runs it."""
 import csv
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 # the smallest networks that still have every part
 TINY = {'ch': 4, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'device': 'cpu', 'num_workers': 0}
 TINY_FLAGS = [text for name, value in TINY.items() for text in (f'--{name}', str(value))]
+ONLY_MASKS = ['--save_visuals', 'False']
 STAGE_1 = ['--stage', '1', '--recipe', 'published']  # label transfer alone, without a localizer
 
 
@@ -143,6 +145,10 @@ def names(folder: Path) -> list[str]:
 def read_csv(path: Path) -> list[dict[str, str]]:
     with open(path, newline='') as file:
         return list(csv.DictReader(file))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text('utf-8'))
 
 
 def read_pixels(path: Path) -> np.ndarray:

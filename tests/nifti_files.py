@@ -30,19 +30,11 @@ def store(path: Path, values: np.ndarray, order: Sequence[int] = (0, 1, 2),
           oblique: bool = False) -> Path:
     """Write canonical values (to the right, to the front, upwards) as a scanner with other axes
     would: `order` of the axes in the file, `signs` of their directions. Returns `path`."""
-    directions = np.diag(spacing)
-    if oblique:
-        directions = ROTATION @ directions
     affine = np.eye(4)
-    affine[:3, :3] = directions[:, list(order)]
+    affine[:3, :3] = (ROTATION if oblique else np.eye(3)) @ np.diag(spacing)
     affine[:3, 3] = -20, 7, 3
-    stored = values.transpose(order)
-    for axis, sign in enumerate(signs):
-        if sign < 0:
-            stored = np.flip(stored, axis)
-            affine[:3, 3] += affine[:3, axis] * (stored.shape[axis] - 1)
-            affine[:3, axis] *= -1
-    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(stored), affine), path)
+    orientation = np.array([(order.index(axis), signs[order.index(axis)]) for axis in range(3)])
+    nibabel.save(nibabel.Nifti1Image(values, affine).as_reoriented(orientation), path)
     return path
 
 

@@ -1,7 +1,6 @@
 """Checkpoints: the authors' files, ours, broken ones, and which file is chosen."""
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from stages.label_transfer import LabelTransferStage
 from utils import TEMPORARY, UserError
 
 
-def authors_file(path: Path, config: Config, network_names: tuple[str, ...] = NETWORKS,
-                 extra: dict[str, torch.Tensor] | None = None) -> torch.nn.ModuleDict:
+def authors_file(path, config, network_names=NETWORKS, extra=None):
     """A file as the authors write it, from our networks through the table read backwards."""
     networks = build_networks(config, network_names)
     spectral = {ours: theirs for theirs, ours in checkpoints._SPECTRAL.items()}
@@ -34,14 +32,12 @@ def authors_file(path: Path, config: Config, network_names: tuple[str, ...] = NE
     return networks
 
 
-def shape(generation: str, ch: int, n_res: int, light: bool, n_dis: int, img_size: int,
-          img_ch: int) -> Config:
-    return Config(generation=generation, ch=ch, n_res=n_res, light=light, n_dis=n_dis,
-                  img_size=img_size, img_ch=img_ch, recipe='published')
-
-
-LIGHT, FULL = shape('first', 4, 2, True, 4, 32, 3), shape('first', 6, 3, False, 5, 48, 3)
-SECOND, SECOND_FULL = shape('second', 4, 1, True, 6, 96, 1), shape('second', 4, 2, False, 4, 24, 3)
+published = partial(Config, recipe='published')
+second = partial(published, generation='second', ch=4)
+LIGHT = published(ch=4, n_res=2, n_dis=4, img_size=32)
+FULL = published(ch=6, n_res=3, n_dis=5, img_size=48, light=False)
+SECOND = second(n_res=1, n_dis=6, img_size=96, img_ch=1)
+SECOND_FULL = second(n_res=2, n_dis=4, img_size=24, light=False)
 
 
 @pytest.mark.parametrize('config', [LIGHT, FULL, SECOND, SECOND_FULL],
@@ -50,11 +46,11 @@ def test_architecture_and_weights_are_read_off_an_authors_file(config, tmp_path)
     path = tmp_path / 'BraTS_params_0000460.pt'
     networks = authors_file(path, config)
     checkpoint = checkpoints.read(path)
-    assert checkpoint.iteration == 460
     flags = {'img_size': config.img_size} if config.light else {}
     resolved = resolve(flags, checkpoint.config, str(path))
-    assert all(getattr(resolved, name) == getattr(config, name)
-               for name in (*ARCHITECTURE, 'recipe'))
+    assert checkpoint.iteration == 460
+    for name in (*ARCHITECTURE, 'recipe'):
+        assert getattr(resolved, name) == getattr(config, name), name
     assert resolved.dataset == 'BraTS' and resolved.method == 'label_transfer'
     loaded = build_networks(resolved)
     checkpoints.load_networks(loaded, checkpoint)
@@ -73,19 +69,7 @@ def test_one_generator_is_enough(tmp_path):
     checkpoints.take_network(ours, resolve({'phase': 'test'}, ours.config), 'genA2B')
 
 
-def test_a_contradicting_flag_names_both_values(tmp_path):
-    authors_file(tmp_path / 'x.pt', FULL)
-    checkpoint = checkpoints.read(tmp_path / 'x.pt')
-    flags = {'generation': 'second', 'ch': 8, 'n_res': 4, 'light': True, 'n_dis': 6,
-             'img_size': 64, 'img_ch': 1}
-    for name, value in flags.items():
-        with pytest.raises(UserError) as caught:
-            resolve({name: value, 'phase': 'test'}, checkpoint.config, 'x.pt')
-        assert f'--{name} {value} ' in str(caught.value)
-        assert f'{name} {checkpoint.config[name]};' in str(caught.value)
-
-
-def test_unused_keys_are_ignored_and_unknown_ones_listed(tmp_path):
+def test_unused_keys_are_ignored_and_unknown_missing_and_misshapen_ones_named(tmp_path):
     path, zero = tmp_path / 'x.pt', torch.zeros(1)
     unused = dict.fromkeys(('gamma2.weight', 'beta2.weight', 'Mask_Layer_1.conv1.weight',
                             'Mask_Layer_UP_2.conv1.weight', 'Mask_Layer_DOWN_4.conv1.weight'), zero)
@@ -97,16 +81,13 @@ def test_unused_keys_are_ignored_and_unknown_ones_listed(tmp_path):
     authors_file(path, LIGHT, ['genA2B'], unused)
     with pytest.raises(UserError, match='gamma2'):
         checkpoints.read(path)
-
-
-def test_missing_and_misshapen_tensors_are_named(tmp_path):
-    authors_file(tmp_path / 'x.pt', LIGHT)
-    content = torch.load(tmp_path / 'x.pt', weights_only=True)
+    # as are missing and misshapen tensors
+    authors_file(path, LIGHT)
+    content = torch.load(path, weights_only=True)
     del content['genA2B']['conv1x1.bias']
     content['disGA']['conv.weight_u'] = torch.zeros(3)
-    torch.save(content, tmp_path / 'x.pt')
-    checkpoint = checkpoints.read(tmp_path / 'x.pt')
-    networks = build_networks(LIGHT)
+    torch.save(content, path)
+    checkpoint, networks = checkpoints.read(path), build_networks(LIGHT)
     with pytest.raises(UserError, match=r'genA2B .*class_attention\.merge\.bias is missing'):
         checkpoints.load_networks(networks, checkpoint)
     del checkpoint.networks['genA2B']
@@ -123,7 +104,7 @@ def saved(tiny_config, tmp_path):
     return path, stage
 
 
-def test_our_file_gives_back_everything(saved):
+def test_our_file_gives_back_everything_and_its_part_for_test_is_small(saved):
     path, stage = saved
     checkpoint = checkpoints.read(path)
     assert set(checkpoint.networks) == set(NETWORKS)
@@ -131,13 +112,9 @@ def test_our_file_gives_back_everything(saved):
     assert set(checkpoint.optimizers) == {'generators', 'discriminators'}
     assert torch.equal(checkpoint.random_state['torch'], torch.get_rng_state())
     assert checkpoint.config == stage.config.saved_values() and tuple(checkpoint.config) == SAVED
-    assert [p.name for p in path.parent.glob('.*')] == []  # no temporary file is left
-
-
-def test_the_part_for_test_is_small_and_loads(saved, tmp_path):
-    path, stage = saved
-    small = tmp_path / 'small.pt'
-    checkpoints.write_test_part(checkpoints.read(path), small)
+    assert not list(path.parent.glob('.*'))  # no temporary file is left
+    small = path.with_name('small.pt')
+    checkpoints.write_test_part(checkpoint, small)
     checkpoint = checkpoints.read(small)
     assert set(checkpoint.networks) == {'genA2B'}
     assert small.stat().st_size < path.stat().st_size / 5
@@ -153,49 +130,35 @@ class Bomb:
         return exec, ('raise SystemExit("ran code")',)
 
 
-def broken_files(folder: Path, whole: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, content written to that path) of files that are no checkpoints."""
-    yield 'text.pt', b'hello'
-    yield 'empty.pt', b''
-    data = whole.read_bytes()
-    for part in (0.01, 0.5, 0.999):
-        yield f'cut{part}.pt', data[:int(len(data) * part)]
-    yield 'pickle.pt', pickle.dumps({'genA2B': Bomb()})
-    contents = [[1, 2], {'genB2A': {}}, {'genA2B': 3}, {'genA2B': {'a': 1}},
-                {'genA2B': {'a': torch.zeros(2)}},
-                {'genA2B': {'DownBlock.1.weight': torch.zeros(2)}},
-                {'genA2B': {}, 'format': checkpoints.FORMAT}, torch.zeros(3)]
-    named = {f'other{number}.pt': content for number, content in enumerate(contents)}
-    for name, content in (named | {'bomb.pt': {'genA2B': Bomb()}}).items():
-        torch.save(content, folder / 'content')
-        yield name, (folder / 'content').read_bytes()
-
-
 def test_what_is_no_checkpoint_gives_one_line(saved, tmp_path):
-    for name, data in broken_files(tmp_path, saved[0]):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(UserError) as caught:
-            checkpoints.read(tmp_path / name)
-        assert '\n' not in str(caught.value) and name in str(caught.value), name
-        assert 'run code' in str(caught.value) or name != 'bomb.pt'
-    with pytest.raises(UserError, match='no such checkpoint'):
-        checkpoints.read(tmp_path / 'absent.pt')
-
-
-def test_files_of_the_earlier_format_are_refused(tmp_path):
-    torch.save({'format': 'label-transfer 1', 'iteration': 1, 'settings': {},
-                'locator': {'encoder.stem.conv.weight': torch.zeros(2)}}, tmp_path / 'x.pt')
-    with pytest.raises(UserError, match=r'x\.pt: made by an earlier version.*train again'):
-        checkpoints.read(tmp_path / 'x.pt')
+    path, whole, zeros = tmp_path / 'x.pt', saved[0].read_bytes(), torch.zeros(2)
+    earlier = {'format': 'label-transfer 1', 'iteration': 1, 'settings': {},
+               'locator': {'encoder.stem.conv.weight': zeros}}
+    others = [b'hello', b'', *(whole[:int(len(whole) * share)] for share in (0.01, 0.5, 0.999)),
+              pickle.dumps({'genA2B': Bomb()}), [1, 2], {'genB2A': {}}, {'genA2B': 3},
+              {'genA2B': {'a': 1}}, {'genA2B': {'a': zeros}},
+              {'genA2B': {'DownBlock.1.weight': zeros}},
+              {'genA2B': {}, 'format': checkpoints.FORMAT}, torch.zeros(3)]
+    for content, part in ((None, 'no such checkpoint'), ({'genA2B': Bomb()}, 'run code'),
+                          (earlier, 'made by an earlier version.*train again'),
+                          *((content, '') for content in others)):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        with pytest.raises(UserError, match=rf'x\.pt: .*{part}') as caught:
+            checkpoints.read(path)
+        assert '\n' not in str(caught.value)
 
 
 def test_values_that_no_option_can_have_are_refused(saved, tmp_path):
-    checkpoints.write_test_part(checkpoints.read(saved[0]), tmp_path / 'x.pt')
-    content = torch.load(tmp_path / 'x.pt', weights_only=True)
+    path = tmp_path / 'x.pt'
+    checkpoints.write_test_part(checkpoints.read(saved[0]), path)
+    content = torch.load(path, weights_only=True)
 
-    def read(**changed: object) -> dict[str, object]:
-        torch.save(content | {'config': content['config'] | changed}, tmp_path / 'x.pt')
-        return checkpoints.read(tmp_path / 'x.pt').config
+    def read(**changed):
+        torch.save(content | {'config': content['config'] | changed}, path)
+        return checkpoints.read(path).config
 
     bad = {'ch': ['many', 5000, 0, True, 16.0, 10 ** 400, None], 'generation': ['third', 1],
            'light': [1, 'True'], 'lr': [0.0, float('nan'), 10 ** 400], 'tta': [''],
@@ -235,7 +198,7 @@ def test_the_choice_for_test(tmp_path, monkeypatch):
     model.mkdir()
     run.mkdir(parents=True)
 
-    def chosen_with(*files: Path) -> Path:
+    def chosen_with(*files):
         for path in files:
             path.touch()
         return checkpoints.choose_for_test(tmp_path / 'results', 'BraTS', 1)
@@ -244,10 +207,11 @@ def test_the_choice_for_test(tmp_path, monkeypatch):
         chosen_with(model / 'ISIC_params_0000660.pt')
     for place in (run / 'best.pt', run / 'BraTS_params_*.pt', model / 'BraTS_params_*.pt'):
         assert str(place) in str(caught.value)
-    assert chosen_with(model / 'BraTS_params_0000460.pt', model / 'BraTS_params_0000095.pt'
-                       ) == model / 'BraTS_params_0000460.pt'
-    assert chosen_with(run / 'BraTS_params_0000009.pt', run / 'BraTS_params_0000010.pt',
-                       run / 'Other_params_0000011.pt') == run / 'BraTS_params_0000010.pt'
+    newest = model / 'BraTS_params_0000460.pt'
+    assert chosen_with(newest, model / 'BraTS_params_0000095.pt') == newest
+    newest = run / 'BraTS_params_0000010.pt'
+    assert chosen_with(run / 'BraTS_params_0000009.pt', newest, run / 'Other_params_0000011.pt'
+                       ) == newest
     assert chosen_with(run / 'best.pt') == run / 'best.pt'
 
 

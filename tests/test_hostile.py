@@ -33,9 +33,9 @@ def files(tmp_path_factory):
                           'normal_batch': 1, 'localization_weight': 0.0, 'rotate': 15.0})
         stage = STAGES[config.method](config, CPU)
         stage.step(training_batch(1), 0)
+        progress = {'mask_share': 0.5, 'skipped': 0, 'stage': stage.state()}
         checkpoints.save(folder / f'{name}.pt', stage.networks, config, 1, 50.0, None,
-                         stage.optimizers, {'mask_share': 0.5, 'skipped': 0,
-                                            'stage': stage.state()})
+                         stage.optimizers, progress)
     for generation in ('first', 'second'):
         config = Config(**{**TINY, 'generation': generation, 'light': generation == 'second'})
         authors_file(folder / f'{generation}.pt', config)
@@ -46,44 +46,36 @@ def files(tmp_path_factory):
 def contents(files):
     """What the files hold, without what `loads` does not look at and takes long to read: moments,
     random states, and all networks but the one that makes the masks and one discriminator."""
-    contents = {}
-    for name in ALL:
-        content = contents[name] = torch.load(files / f'{name}.pt', weights_only=True)
+    contents = {name: torch.load(files / f'{name}.pt', weights_only=True) for name in ALL}
+    for name, content in contents.items():
         kept = {'genA2B', 'disGA'}
         if name in OURS:
-            content['optimizers'], content['random_state'] = {}, {}
+            content |= {'optimizers': {}, 'random_state': {}}
             kept = {MASK_NETWORK[method_of('ours', OURS[name])]}
-        for network in {*NETWORKS, *STUDENT_NETWORKS} - kept:
-            content.pop(network, None)
+        for network in ({*NETWORKS, *STUDENT_NETWORKS} - kept) & content.keys():
+            del content[network]
     return contents
 
 
-def use(path: Path) -> None:
-    """As far as a test of the checkpoint goes: a mask of an image."""
-    checkpoint = checkpoints.read(path)
-    config = resolve({'phase': 'test', 'dataset': 'Tiny'}, checkpoint.config, str(path))
-    network = mask_network(checkpoint, config, CPU)
-    if (config.light or not config.method.startswith('label_transfer')
-            or config.size == (32, 32)):
-        with torch.inference_mode():
-            mask = network.predict_mask(torch.rand(1, config.img_ch, 32, 32)).mask
-        assert mask.shape == (1, 1, 32, 32)
-        assert to_bytes(to_array(mask[0, 0])).shape == (32, 32)  # also of huge weights
-
-
 def loads(path: Path, content: Any = None, **options: Any) -> bool:
-    """Whether a file, written first where there is content, loads; if not, with one line naming it
-    or an option."""
+    """Whether a file, written first where there is content, loads and gives a mask; if not, with
+    one line naming it or an option."""
     if isinstance(content, bytes | bytearray):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path, **options)
     try:
-        use(path)
+        checkpoint = checkpoints.read(path)
+        config = resolve({'phase': 'test', 'dataset': 'Tiny'}, checkpoint.config, str(path))
+        network = mask_network(checkpoint, config, CPU)
     except UserError as error:
-        assert str(error) and '\n' not in str(error)
-        assert str(path) in str(error) or '--' in str(error), error
+        assert '\n' not in str(error) and (str(path) in str(error) or '--' in str(error)), error
         return False
+    if config.light or 'label_transfer' not in config.method or config.size == (32, 32):
+        with torch.inference_mode():
+            mask = network.predict_mask(torch.rand(1, config.img_ch, 32, 32)).mask
+        assert mask.shape == (1, 1, 32, 32)
+        assert to_bytes(to_array(mask[0, 0])).shape == (32, 32)  # also of huge weights
     return True
 
 
@@ -94,13 +86,12 @@ def test_flipped_bits_and_cut_files(files, name, tmp_path):
     rng = random.Random(name)
     for number in range(30):
         data = bytearray(whole)
-        if number % 3:
-            # among what describes the content, where a bit does most, and anywhere
-            ends = (len(data), 20_000)[number % 2]
-            for _ in range(rng.choice((1, 1, 8, 64))):
-                data[rng.randrange(min(ends, len(data)))] ^= 1 << rng.randrange(8)
-        else:
+        if number % 3 == 0:
             del data[rng.randrange(len(data)):]
+        else:  # among what describes the content, where a bit does most, and anywhere
+            end = min(len(data), (len(data), 20_000)[number % 2])
+            for _ in range(rng.choice((1, 1, 8, 64))):
+                data[rng.randrange(end)] ^= 1 << rng.randrange(8)
         loads(tmp_path / 'x.pt', data)
 
 
@@ -137,8 +128,7 @@ def mutate(content: dict, rng: random.Random) -> None:
 
 @pytest.mark.parametrize('name', ALL)
 def test_changed_keys_shapes_and_values(contents, name, tmp_path):
-    rng = random.Random(name)
-    outcomes = []
+    rng, outcomes = random.Random(name), []
     for _ in range(30):
         content = copy.deepcopy(contents[name])
         for _ in range(rng.choice((1, 1, 2, 5))):
@@ -161,9 +151,7 @@ def test_configs_of_any_kind(contents, name, tmp_path):
 def test_what_cannot_be_resumed_says_so(files, name, data_root, tmp_path):
     """Moments, random states, progress of any kind: a step is taken, or one line says why not."""
     whole = torch.load(files / f'{name}.pt', weights_only=True)
-    path = tmp_path / 'x.pt'
-    rng = random.Random(name)
-    refused = 0
+    path, rng, refused = tmp_path / 'x.pt', random.Random(name), 0
     for _ in range(10):
         content = copy.deepcopy(whole)
         mutate(content[rng.choice(['optimizers', 'optimizers', 'random_state', 'progress'])], rng)

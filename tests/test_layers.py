@@ -9,17 +9,9 @@ import pytest
 from helpers import PROJECT
 
 # Level of each room (a folder) and module; a module may import of its own level and of lower ones.
-LEVELS = {
-    'utils': 0,
-    'config': 1, 'runtime': 1,
-    'dataset': 2, 'networks': 2,
-    'reporting': 3, 'checkpoint': 3,
-    'inference': 4,
-    'stages': 5,
-    'trainer': 6, 'predict': 6, 'preparation': 6,
-    'workflow': 7,
-    'main': 8,
-}
+LEVELS = {name: level for level, names in enumerate((
+    'utils', 'config runtime', 'dataset networks', 'reporting checkpoint', 'inference', 'stages',
+    'trainer predict preparation', 'workflow', 'main')) for name in names.split()}
 
 
 def room_of(module: str) -> str:
@@ -29,10 +21,9 @@ def room_of(module: str) -> str:
 
 def project_files(root: Path) -> dict[str, Path]:
     """Python files of the program by module name (`inference`, `inference.metrics`, …)."""
-    files = {'.'.join(path.relative_to(root).with_suffix('').parts).removesuffix('.__init__'): path
-             for path in [*root.glob('*.py'), *root.glob('*/*.py')]}
-    return {module: path for module, path in files.items()
-            if not module.startswith(('tests.', 'benchmarks.'))}
+    return {'.'.join(path.relative_to(root).with_suffix('').parts).removesuffix('.__init__'): path
+            for path in [*root.glob('*.py'), *root.glob('*/*.py')]
+            if path.parent.name not in ('tests', 'benchmarks')}
 
 
 def imports(files: dict[str, Path]) -> Iterator[tuple[str, int, str]]:

@@ -1,18 +1,13 @@
 """Segmentations of any images and volumes, from the command line and from Python."""
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
+from functools import partial
 
 import nibabel
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import helpers
-from helpers import TINY_FLAGS, Places, assert_one_line_error, draw_images, read_csv, read_pixels
+from helpers import assert_one_line_error, draw_images, read_csv, read_pixels, run_here
 from networks import MaskPrediction
 from nifti_files import head, store
 from predict import Predictor, predict_volume
@@ -20,68 +15,60 @@ from preparation import nifti
 from prepared import snapshot
 from utils import UserError
 
-Predict = Callable[..., CompletedProcess]
-
 
 @pytest.fixture
-def predict(stage_1_run: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predict:
+def predict(stage_1_run, tmp_path, monkeypatch):
     """--phase predict with a trained checkpoint, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: Any) -> CompletedProcess:
-        return stage_1_run.run('--phase', 'predict', '--presence_threshold', 0, *arguments)
-    return run
+    return partial(stage_1_run.run, '--phase', 'predict', '--presence_threshold', 0)
 
 
 @pytest.fixture(scope='module')
-def checkpoint(stage_1_run: Places) -> Path:
+def checkpoint(stage_1_run):
     return stage_1_run.results / 'model1' / 'best.pt'
 
 
 @pytest.fixture(scope='module')
-def predictor(checkpoint: Path) -> Predictor:
+def predictor(checkpoint):
     return Predictor(checkpoint, 'cpu', presence_threshold=0, num_workers=0)
 
 
-def bright_is_lesion(predictor: Predictor, level: float = 0.6) -> Predictor:
-    """Replace the network by a known answer: 1 where the image is brighter than `level`, else 0."""
+def bright_is_lesion(checkpoint, level, **options):
+    """A Predictor that knows the answer: 1 where the image is brighter than `level`, else 0."""
+    predictor = Predictor(checkpoint, 'cpu', postprocess='threshold', tta='none', **options)
     predictor.network.predict_mask = lambda image: MaskPrediction(
         (image.mean(1, keepdim=True) > 2 * level - 1).float())
     return predictor
 
 
-def test_a_folder_is_segmented_as_in_a_test(stage_1: Places, tmp_path: Path) -> None:
+def test_a_folder_is_segmented_as_in_a_test(stage_1, tmp_path):
+    tested, out = stage_1.results / 'test1' / 'best', tmp_path / 'out'
     stage_1.done('--phase', 'test', '--tta', 'flips')
     stage_1.done('--phase', 'predict', '--presence_threshold', 0, '--tta', 'flips', '--input',
-                 stage_1.data / 'testA', '--output', tmp_path / 'out', '--probability')
-    tested = stage_1.results / 'test1' / 'best'
-    assert list(snapshot(tmp_path / 'out')) == ['predictions.csv', *sorted(
+                 stage_1.data / 'testA', '--output', out, '--probability')
+    assert list(snapshot(out)) == ['predictions.csv', *sorted(
         f'{stem}{end}.png' for stem in ('t0', 't1', 't2') for end in ('', '_probability'))]
-    for row in read_csv(tmp_path / 'out' / 'predictions.csv'):
+    for row in read_csv(out / 'predictions.csv'):
         name = row['file']
-        mask = read_pixels(tmp_path / 'out' / name)
+        mask = read_pixels(out / name)
         np.testing.assert_array_equal(mask, read_pixels(tested / 'segmentation' / name))
         assert int(row['lesion_px']) == (mask == 255).sum() and set(np.unique(mask)) <= {0, 255}
         assert float(row['lesion_percent']) == pytest.approx(100 * (mask == 255).mean(), abs=1e-3)
         assert row['lesion_mm2'] == row['lesion_ml'] == ''  # an image's spacing is not known
-        np.testing.assert_array_equal(
-            read_pixels(tmp_path / 'out' / name.replace('.', '_probability.')),
-            read_pixels(tested / 'mask' / name))
+        np.testing.assert_array_equal(read_pixels(out / name.replace('.', '_probability.')),
+                                      read_pixels(tested / 'mask' / name))
 
 
-def test_folders_in_folders_and_what_cannot_be_read(predict: Predict, tmp_path: Path) -> None:
-    source = tmp_path / 'in'
-    draw_images(source, ['a.jpg', 'ä b.png'], bright_square=True)
-    draw_images(source / 'deep' / 'er', ['a.png'], size=(90, 50))
+def test_folders_in_folders_and_what_cannot_be_read(predict, tmp_path):
+    source, deep = tmp_path / 'in', tmp_path / 'in' / 'deep'
+    draw_images(source, ['a.jpg', 'a.png', 'ä b.png'], bright_square=True)
+    draw_images(deep / 'er', ['a.png'], size=(90, 50))
     draw_images(source / '.hidden', ['h.png'])
-    (source / 'notes.txt').write_text('no image')
-    (source / 'deep' / 'broken.png').write_bytes(b'\x89PNG broken')
-    (source / 'a.png').write_bytes((source / 'ä b.png').read_bytes())  # of one name with a.jpg
-    store(source / 'deep' / 'head.nii.gz', head())
-    (source / 'deep' / 'cut.nii').write_bytes(b'short')
     draw_images(source / 'labels', ['a_Segmentation.png'])
-    for name in ('x_seg.nii.gz', 'x_t1.nii', 'x-t2f.nii'):  # as BraTS names them
-        store(source / 'deep' / name, head())
+    for path in (source / 'notes.txt', deep / 'broken.png', deep / 'cut.nii'):
+        path.write_text('text')
+    for name in ('head.nii.gz', 'x_seg.nii.gz', 'x_t1.nii', 'x-t2f.nii'):  # as BraTS names them
+        store(deep / name, head())
     result = predict('--input', source, '--output', 'masks')
     assert result.returncode == 1
     for part in ('broken.png', 'cut.nii', 'a.png: has the same name as a.jpg'):
@@ -89,17 +76,16 @@ def test_folders_in_folders_and_what_cannot_be_read(predict: Predict, tmp_path: 
     assert 'skipped: 2 labels, 1 of another --modality than flair' in result.stdout
     assert '5 predicted by otsu' in result.stdout
     masks = tmp_path / 'masks'
-    assert list(snapshot(masks)) == [
-        'a.png', 'deep/er/a.png', 'deep/head.nii.gz', 'deep/x-t2f.nii.gz', 'predictions.csv',
-        'ä b.png']
+    assert list(snapshot(masks)) == ['a.png', 'deep/er/a.png', 'deep/head.nii.gz',
+                                     'deep/x-t2f.nii.gz', 'predictions.csv', 'ä b.png']
     assert Image.open(masks / 'deep' / 'er' / 'a.png').size == (90, 50)
     rows = read_csv(masks / 'predictions.csv')
     assert sorted(row['file'] for row in rows if not row['slice']) == [
         'a.jpg', 'deep/er/a.png', 'deep/head.nii.gz', 'deep/x-t2f.nii', 'ä b.png']
 
 
-def test_what_exists_is_replaced_only_on_request(predict: Predict, tmp_path: Path) -> None:
-    draw_images(tmp_path / 'in', ['a.png', 'b.png'], bright_square=True)
+def test_where_masks_go_and_what_exists_is_replaced_only_on_request(predict, tmp_path):
+    draw_images(tmp_path / 'in', ['a.png', 'b.png'], size=(50, 30), bright_square=True)
     paths = ['--input', 'in', '--output', 'out']
     assert predict(*paths).returncode == 0
     assert_one_line_error(predict(*paths), 'predictions.csv exists already', '--overwrite True')
@@ -111,18 +97,15 @@ def test_what_exists_is_replaced_only_on_request(predict: Predict, tmp_path: Pat
         assert_one_line_error(predict('--input', 'in/a.png', '--output', 'mask.png', *more),
                               'mask.csv')
     assert (tmp_path / 'mask.csv').read_text() == 'precious'
-
-
-def test_one_image_to_a_file_or_a_folder(predict: Predict, tmp_path: Path) -> None:
-    draw_images(tmp_path, ['one.jpg'], size=(50, 30), bright_square=True)
-    assert predict('--input', 'one.jpg', '--output', 'new/mask.png').returncode == 0
-    assert predict('--input', 'one.jpg', '--output', 'folder').returncode == 0
-    assert list(snapshot(tmp_path)) == ['folder/one.png', 'folder/predictions.csv', 'new/mask.csv',
-                                        'new/mask.png', 'one.jpg']
+    # one image goes to a file or into a folder
+    for output in ('new/mask.png', 'new/folder'):
+        assert predict('--input', 'in/a.png', '--output', output).returncode == 0
+    assert list(snapshot(tmp_path / 'new')) == ['folder/a.png', 'folder/predictions.csv',
+                                                'mask.csv', 'mask.png']
     assert Image.open(tmp_path / 'new' / 'mask.png').size == (50, 30)
 
 
-def test_a_volume(predict: Predict, tmp_path: Path) -> None:
+def test_a_volume(predict, tmp_path):
     path = store(tmp_path / 'head.nii', head(), (2, 0, 1), (1, -1, 1), oblique=True)
     result = predict('--input', path, '--output', 'mask.nii.gz', '--probability', 'True')
     assert result.returncode == 0, result.stderr
@@ -160,7 +143,7 @@ def test_a_volume(predict: Predict, tmp_path: Path) -> None:
     ('--input a.png --output out --stage 2', ['no checkpoint of stage 2']),
     ('--input a.png --output out --postprocess none', ['--probability True']),
 ))
-def test_bad_input(predict: Predict, tmp_path: Path, arguments: str, parts: list[str]) -> None:
+def test_bad_input(predict, tmp_path, arguments, parts):
     draw_images(tmp_path, ['a.png'])
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'broken.png').write_bytes(b'broken')
@@ -169,12 +152,12 @@ def test_bad_input(predict: Predict, tmp_path: Path, arguments: str, parts: list
     assert snapshot(tmp_path) == before
 
 
-def test_the_network_has_to_be_named() -> None:
+def test_the_network_has_to_be_named():
     for phase in (['predict', '--input', 'a.png', '--output', 'out'], ['export']):
-        assert_one_line_error(helpers.run_here('--phase', *phase), '--dataset', '--checkpoint')
+        assert_one_line_error(run_here('--phase', *phase), '--dataset', '--checkpoint')
 
 
-def test_arrays_of_any_size_in_order(predictor: Predictor) -> None:
+def test_arrays_of_any_size_in_order(predictor):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, shape, dtype=np.uint8) for shape in (
         (40, 36, 3), (31, 77, 3), (50, 50), (20, 90, 1), *[(32, 32, 3)] * 20)]
@@ -191,7 +174,7 @@ def test_arrays_of_any_size_in_order(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
 
 
-def test_bad_arguments(predictor: Predictor, checkpoint: Path, tmp_path: Path) -> None:
+def test_bad_arguments(predictor, checkpoint, tmp_path):
     for image in (np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8),
                   np.zeros((2, 8, 8, 3), np.uint8), np.zeros((0, 8), np.uint8)):
         with pytest.raises(ValueError, match='uint8'):
@@ -199,16 +182,16 @@ def test_bad_arguments(predictor: Predictor, checkpoint: Path, tmp_path: Path) -
     for shape in ((20, 30, 3), (20, 30)):  # one image without a list
         with pytest.raises(ValueError, match='list'):
             predictor.predict(np.zeros(shape, np.uint8))
-    for options in ({'foo': 1}, {'postprocess': 'foo'}):
-        with pytest.raises(UserError, match='foo'):
-            Predictor(checkpoint, 'cpu', **options)
     (tmp_path / 'x.pt').write_text('x')
-    with pytest.raises(UserError, match='not a checkpoint'):
-        Predictor(tmp_path / 'x.pt')
+    for path, options, part in ((checkpoint, {'foo': 1}, 'foo'),
+                                (checkpoint, {'postprocess': 'foo'}, 'foo'),
+                                (tmp_path / 'x.pt', {}, 'not a checkpoint')):
+        with pytest.raises(UserError, match=part):
+            Predictor(path, 'cpu', **options)
 
 
-def test_known_answer_and_presence_threshold(checkpoint: Path) -> None:
-    predictor = bright_is_lesion(Predictor(checkpoint, 'cpu', postprocess='threshold', tta='none'))
+def test_known_answer_and_presence_threshold(checkpoint):
+    predictor = bright_is_lesion(checkpoint, 0.6)
     image = np.zeros((64, 64, 3), np.uint8)
     image[16:32, 8:24] = 255
     np.testing.assert_array_equal(predictor.predict([image])[0], image[..., 0] > 0)
@@ -220,9 +203,8 @@ def test_known_answer_and_presence_threshold(checkpoint: Path) -> None:
     np.testing.assert_array_equal(predictor.predict([image])[0], image[..., 0] > 0)
 
 
-def test_known_answer_in_a_volume(checkpoint: Path, tmp_path: Path) -> None:
-    predictor = bright_is_lesion(Predictor(checkpoint, 'cpu', postprocess='threshold', tta='none',
-                                           img_size=64), level=0.75)
+def test_known_answer_in_a_volume(checkpoint, tmp_path):
+    predictor = bright_is_lesion(checkpoint, 0.75, img_size=64)
     values = np.kron(head(), np.ones((2, 2, 1), np.float32))
     volume = nifti.read(store(tmp_path / 'head.nii', values, (1, 2, 0), (-1, 1, -1)))
     segmentation, probability = predict_volume(predictor, volume)
@@ -230,15 +212,3 @@ def test_known_answer_in_a_volume(checkpoint: Path, tmp_path: Path) -> None:
     assert (segmentation.astype(bool) & spot).sum() > 0.8 * spot.sum()
     assert (segmentation.astype(bool) & ~spot).sum() < 0.2 * spot.sum()
     assert probability[spot].mean() > 0.9 > 0.1 > probability[~spot].mean()
-
-
-def test_the_published_stage_2_takes_stage_1_soft_masks(stage_1: Places) -> None:
-    stage_1.done(*TINY_FLAGS, '--recipe', 'published', '--stage', 2, '--iteration', 1,
-                 '--batch_size', 1)
-    predictor = Predictor(stage_1.results / 'model2' / 'best.pt', 'cpu', presence_threshold=0)
-    assert predictor.stage1 is not None and predictor.stage1.config.tta == predictor.config.tta
-    stage_1.done('--phase', 'test', '--stage', 2, '--postprocess', 'otsu')
-    probability = predictor.probabilities([read_pixels(stage_1.data / 'testA' / 't0.png')])[0]
-    tested = read_pixels(stage_1.results / 'test2' / 'best' / 'mask' / 't0.png')
-    np.testing.assert_allclose(255 * probability, tested, atol=1.5)
-    assert torch.is_grad_enabled()

@@ -12,12 +12,12 @@ from PIL import Image
 
 import config
 import main
-from helpers import PROJECT, Places, draw_images
+from helpers import PROJECT, draw_images
 from reporting.options import options_table
 
-DOCUMENTS = [*PROJECT.glob('*.md'), *PROJECT.glob('docs/*.md'), *PROJECT.glob('dataset/README.md'),
-             *PROJECT.glob('model/README.md')]
-TEXTS = {str(path.relative_to(PROJECT)): path.read_text('utf-8') for path in sorted(DOCUMENTS)}
+TEXTS = {str(path.relative_to(PROJECT)): path.read_text('utf-8')
+         for pattern in ('*.md', 'docs/*.md', 'dataset/README.md', 'model/README.md')
+         for path in sorted(PROJECT.glob(pattern))}
 ARCHITECTURE = TEXTS['docs/architecture.md']
 MODULES = [path for folder in ('', 'inference', 'preparation', 'reporting', 'runtime', 'stages')
            for path in (PROJECT / folder).glob('*.py') if path.name != '__init__.py']
@@ -39,9 +39,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-def run_example(document: str, word: str, folder: Path, more: str = '') -> str:
-    """What the Python example of a document that holds a word, and more, prints in a folder."""
-    examples = re.findall(r'```python\n(.*?)```', TEXTS[document], re.S)
+def run_example(word: str, folder: Path, more: str = '') -> str:
+    """What the Python example of prediction.md that holds a word, and more, prints in a folder."""
+    examples = re.findall(r'```python\n(.*?)```', TEXTS['docs/prediction.md'], re.S)
     code = next(code for code in examples if word in code) + more
     done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True,
                           env={'PYTHONPATH': str(PROJECT), 'OMP_NUM_THREADS': '1'})
@@ -102,26 +102,14 @@ def test_architecture_names_what_is_in_the_files():
                 rf'\b{re.escape(span.split("=")[0])}\b', code), f'{span}: {files}'
 
 
-@pytest.fixture
-def trained(stage_1: Places, tmp_path: Path) -> Places:
-    """A stage-1 network and a photo to segment."""
-    draw_images(tmp_path, ['photo.png'], size=(60, 40), bright_square=True)
-    return stage_1
-
-
 @pytest.mark.slow
-def test_python_example(trained, tmp_path):
-    checkpoint = tmp_path / 'results' / 'ISIC' / 'model2' / 'best.pt'
-    checkpoint.parent.mkdir(parents=True)
-    shutil.copy(trained.results / 'model1' / 'best.pt', checkpoint)
-    output = run_example('docs/prediction.md', 'Predictor', tmp_path, '''
+def test_python_examples(stage_1, tmp_path):
+    draw_images(tmp_path, ['photo.png'], size=(60, 40), bright_square=True)
+    shutil.copytree(stage_1.results / 'model1', tmp_path / 'results' / 'ISIC' / 'model2')
+    output = run_example('Predictor', tmp_path, '''
 print([(array.shape, str(array.dtype)) for array in (segmentations[0], soft_masks[0])])''')
     assert output.splitlines()[-1] == "[((40, 60), 'bool'), ((40, 60), 'float32')]"
-
-
-@pytest.mark.slow
-def test_onnx_example(trained, tmp_path):
-    trained.done('--phase', 'export', '--output', tmp_path / 'network.onnx')
-    run_example('docs/prediction.md', 'onnxruntime', tmp_path)
+    stage_1.done('--phase', 'export', '--output', tmp_path / 'network.onnx')
+    run_example('onnxruntime', tmp_path)
     mask = np.asarray(Image.open(tmp_path / 'mask.png'))
     assert mask.shape == (40, 60) and set(np.unique(mask)) <= {0, 255}

@@ -1,45 +1,31 @@
 """Stage 2, val and test as a user runs them."""
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 import checkpoint as checkpoints
+import dataset
+import helpers
 from config import Config, resolve
-from helpers import TINY, TINY_FLAGS, assert_one_line_error, names, read_pixels, same
+from helpers import ONLY_MASKS, TINY, TINY_FLAGS, assert_one_line_error, names, read_json, same
 from inference.soft_masks import mask_network
+from predict import Predictor
 from test_checkpoint import authors_file
 
-STUDENT = ['--phase', 'train', '--stage', 2, '--ch', 4, '--batch_size', 2, '--normal_batch', 1,
-           '--save_freq', 2, '--print_freq', 2, '--warm_up', 1, '--target_update_freq', 1]
-ONLY_MASKS = ['--save_visuals', 'False']
 
-
-@pytest.fixture(scope='module')
-def student_run(stage_1_run, tmp_path_factory):
-    """Places with a student of four iterations after published stage 1, for reading alone."""
-    places = stage_1_run.copy(tmp_path_factory.mktemp('student'))
-    places.done(*STUDENT, '--iteration', 4)
-    return places
-
-
-def test_a_student_then_val_that_reads_nothing_but_val_then_test_as_it_chose(student_run, tmp_path):
-    student = student_run.copy(tmp_path)
-    run = student.results / 'model2'
-    assert 'teacher: ' in student_run.printed and 'model1/best.pt' in student_run.printed
-    assert names(run) == ['Tiny_params_0000002.pt', 'Tiny_params_0000004.pt', 'best.pt',
-                          'teacher.pt']
+def test_a_student_then_val_that_reads_nothing_but_val_then_test_as_it_chose(all_stages):
+    student, run = all_stages, all_stages.results / 'model2'
     soft_masks = student.results / 'syn_trainA'
     assert names(soft_masks) == ['a0.png', 'a1.png', 'a2.png', 'a3.png', 'a4.png', 'source.json']
-    assert read_pixels(soft_masks / 'a0.png').shape == (36, 40)
-    assert names(student.results / 'img2') == ['A2B_0000002.png', 'A2B_0000004.png']
-    saved = checkpoints.read(run / 'Tiny_params_0000004.pt')
+    assert helpers.read_pixels(soft_masks / 'a0.png').shape == (36, 40)
+    assert names(student.results / 'img2') == ['A2B_0000002.png']
+    saved = checkpoints.read(run / 'Tiny_params_0000002.pt')
     assert set(saved.networks) == {'student', 'ema', 'target'}
 
+    (run / 'val.json').unlink()
     others = ('trainA', 'trainB', 'testA', 'test')
     for folder in others:
         (student.data / folder).rename(student.data / f'{folder} aside')
@@ -50,22 +36,18 @@ def test_a_student_then_val_that_reads_nothing_but_val_then_test_as_it_chose(stu
     assert len(table) == 2 * (5 + 8)  # checkpoints × (five rules + the CRF with eight t)
     column = [float(line.split()[-5]) for line in table]
     assert column == sorted(column, reverse=True)
-    val = json.loads((run / 'val.json').read_text())
+    val = read_json(run / 'val.json')
     assert [path.name for path in run.glob('.*')] == []  # no temporary file is left
     assert val['best'] == val['rows'][0] and val['best']['file'] == table[0].split()[0]
     assert same(checkpoints.read(run / 'best.pt').networks,
                 checkpoints.read(run / val['best']['file']).networks)
-    again = student.done('--phase', 'val', '--stage', 2, '--postprocess', 'otsu', '--checkpoint',
-                         *run.glob('*.pt'))  # teacher.pt among them
-    assert len([line for line in again.splitlines() if line.startswith('Tiny_params_')]) == 2
-    (run / 'val.json').write_text(json.dumps(val))
 
     out = student.done('--phase', 'test', '--stage', 2)
     assert 'teacher.pt' in out
     folder = student.results / 'test2' / 'best'
     for kind in ('mask', 'segmentation', 'stage1_mask', 'overlay'):
         assert names(folder / kind) == ['t0.png', 't1.png', 't2.png'], kind
-    metrics = json.loads((folder / 'metrics.json').read_text())
+    metrics = read_json(folder / 'metrics.json')
     assert (metrics['postprocess'], metrics['stage'], metrics['images']) == (
         val['best']['rule'], 2, 2)
     assert metrics['checkpoint'].endswith('model2/best.pt')
@@ -75,15 +57,15 @@ def test_a_student_then_val_that_reads_nothing_but_val_then_test_as_it_chose(stu
 def test_the_stored_choice_belongs_to_its_networks(stage_1):
     stage_1.done('--phase', 'val')
     path = stage_1.results / 'model1' / 'val.json'
-    val = json.loads(path.read_text())
+    val = read_json(path)
     chosen = next(row for row in val['rows'] if (row['rule'], row['crf_t']) == ('crf', 3))
     val['rows'].remove(chosen)
     val['rows'].insert(0, chosen)  # as if the CRF with t 3 had been best
     path.write_text(json.dumps(val))
 
-    def used(*flags: object) -> tuple[str, float | None]:
+    def used(*flags):
         stage_1.done('--phase', 'test', *ONLY_MASKS, *flags)
-        metrics = json.loads((stage_1.results / 'test1' / 'best' / 'metrics.json').read_text())
+        metrics = read_json(stage_1.results / 'test1' / 'best' / 'metrics.json')
         return metrics['postprocess'], metrics['crf_t']
 
     assert used() == ('crf', 3)
@@ -102,8 +84,8 @@ def test_no_postprocessing_writes_soft_masks_alone(stage_1):
     out = stage_1.done('--phase', 'test', '--postprocess', 'none')
     folder = stage_1.results / 'test1' / 'best'
     assert 'no segmentations' in out and (folder / 'mask').is_dir()
-    assert not (folder / 'segmentation').exists() and not (folder / 'overlay').exists()
-    assert json.loads((folder / 'metrics.json').read_text())['mean'] == {}
+    assert not {'segmentation', 'overlay'} & {*names(folder)}
+    assert read_json(folder / 'metrics.json')['mean'] == {}
     assert_one_line_error(stage_1.run('--phase', 'val', '--postprocess', 'none'),
                           '--postprocess none')
 
@@ -111,9 +93,10 @@ def test_no_postprocessing_writes_soft_masks_alone(stage_1):
 def test_val_of_given_files(stage_1):
     stage_1.done('--phase', 'train', '--stage', 1, '--iteration', 4, '--resume', 'True')
     run = stage_1.results / 'model1'
+    shutil.copy(run / 'best.pt', run / 'teacher.pt')  # is left out
     val = ['--phase', 'val', '--postprocess', 'otsu', '--checkpoint']
-    out = stage_1.done(*val, run / 'Tiny_params_0000002.pt', run / 'Tiny_params_0000004.pt')
-    rows = json.loads((run / 'val.json').read_text())['rows']
+    out = stage_1.done(*val, *run.glob('[!b]*.pt'))
+    rows = read_json(run / 'val.json')['rows']
     assert {row['file'] for row in rows} == {'Tiny_params_0000002.pt', 'Tiny_params_0000004.pt'}
     assert {row['rule'] for row in rows} == {'otsu'} and out.count('otsu') == 3
     # the best so far is not lost to a worse one that is scored alone
@@ -128,21 +111,16 @@ def test_val_of_given_files(stage_1):
                           '--phase test takes one')
 
 
-@pytest.mark.parametrize('recipe', ['published', 'ours'])
-def test_resume_goes_on_as_if_never_stopped(recipe, student_run, tmp_path):
-    """And saves as often as before."""
-    places = student_run.copy(tmp_path)
-    train = ['--phase', 'train', '--stage', 2, '--recipe', recipe]
-    if recipe == 'published':
-        places.done(*train, '--save_freq', 1, '--iteration', 2)
-    last = checkpoints.numbered(places.results / 'model2', 'Tiny')[-1]
+def test_a_resumed_published_stage_2_goes_on_as_if_never_stopped_and_saves_as_often(stage_1):
+    train = ['--phase', 'train', '--stage', 2, '--recipe', 'published']
+    stage_1.done(*train, '--save_freq', 1, '--iteration', 2)
+    last = stage_1.results / 'model2' / 'Tiny_params_0000002.pt'
     whole = torch.load(last, weights_only=True)
     last.unlink()
-    places.done(*train, '--resume', 'True')
+    stage_1.done(*train, '--resume', 'True')
     assert same(whole, torch.load(last, weights_only=True))
-    if recipe == 'ours':
-        places.done(*train, '--resume', 'True', '--iteration', 8)
-        assert {'Tiny_params_0000006.pt', 'Tiny_params_0000008.pt'} <= {*names(last.parent)}
+    stage_1.done(*train, '--resume', 'True', '--iteration', 4)
+    assert {'Tiny_params_0000003.pt', 'Tiny_params_0000004.pt'} <= {*names(last.parent)}
 
 
 def test_the_published_recipe_shows_the_generator_the_stage_1_mask(stage_1):
@@ -154,23 +132,23 @@ def test_the_published_recipe_shows_the_generator_the_stage_1_mask(stage_1):
     assert (source.config['iteration'], source.config['stage']) == (1, 2)
     stage_1.done('--phase', 'test', '--stage', 2, '--postprocess', 'otsu')
     folder = stage_1.results / 'test2' / 'best'
-
     config = resolve({**TINY, 'phase': 'test'}, source.config)
     network = mask_network(source, config, torch.device('cpu'))
-
-    def tensor(path: Path, mode: str) -> torch.Tensor:
-        image = Image.open(path).convert(mode).resize((32, 32), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(image).reshape(32, 32, -1)
-                                ).permute(2, 0, 1)[None] / 127.5 - 1
-
-    image = tensor(stage_1.data / 'testA' / 't0.png', 'RGB')
-    mask = tensor(folder / 'stage1_mask' / 't0.png', 'L').expand(-1, 3, -1, -1)
+    image, mask = (
+        dataset.to_tensor(dataset.resize(dataset.read_image(path / 't0.png'), (32, 32)))[None]
+        for path in (stage_1.data / 'testA', folder / 'stage1_mask'))
     with torch.no_grad():
         outputs = [network.predict_mask(image, mask), network.predict_mask(image)]
     expected, other = (np.asarray(Image.fromarray(output.mask[0, 0].numpy()).resize(
         (40, 36), Image.Resampling.BILINEAR)) * 255 for output in outputs)
-    written = read_pixels(folder / 'mask' / 't0.png')
+    written = helpers.read_pixels(folder / 'mask' / 't0.png')
     assert np.abs(written - expected).max() < 0.51 < np.abs(written - other).max()
+    # and so does a Predictor
+    predictor = Predictor(path, 'cpu', presence_threshold=0)
+    assert predictor.stage1 is not None and predictor.stage1.config.tta == predictor.config.tta
+    probability, = predictor.probabilities([helpers.read_pixels(stage_1.data / 'testA' / 't0.png')])
+    np.testing.assert_allclose(255 * probability, written, atol=1.5)
+    assert torch.is_grad_enabled()
 
 
 def test_an_authors_stage_2_file_is_tested(stage_1):
@@ -180,24 +158,28 @@ def test_an_authors_stage_2_file_is_tested(stage_1):
     authors_file(run / 'Tiny_params_0000460.pt', Config(**TINY))
     out = stage_1.done('--phase', 'test', '--stage', 2, '--img_size', 32)
     assert 'Tiny_params_0000460.pt' in out and 'model1/best.pt' in out
-    metrics = json.loads((stage_1.results / 'test2' / 'Tiny_params_0000460' / 'metrics.json')
-                         .read_text())
+    metrics = read_json(stage_1.results / 'test2' / 'Tiny_params_0000460' / 'metrics.json')
     assert metrics['images'] == 2 and metrics['stage'] == 2
     assert names(run) == ['Tiny_params_0000460.pt']
 
 
-def test_bad_requests_of_stage_2(student_run, tmp_path):
-    student = student_run.copy(tmp_path)
+def test_bad_requests_of_teachers_and_stages(all_stages):
+    student = all_stages
     assert_one_line_error(student.run('--stage', 2, '--recipe', 'published', '--generation',
                                       'second'), '--stage 2', 'second', '--recipe ours')
     assert_one_line_error(student.run('--stage', 2, '--teacher', 'none.pt'), 'none.pt', 'no such')
-    best = student.results / 'model2' / 'best.pt'
-    assert_one_line_error(student.run('--stage', 2, '--teacher', best), best, 'of stage 2')
-    assert_one_line_error(student.run('--phase', 'test', '--stage', 1, '--checkpoint', best),
+    best1, best2 = (student.results / f'model{stage}' / 'best.pt' for stage in (1, 2))
+    assert_one_line_error(student.run('--stage', 2, '--teacher', best2), best2, 'of stage 2')
+    assert_one_line_error(student.run('--stage', 1, '--recipe', 'ours', '--teacher', best1), best1,
+                          'of stage 1; the teacher has to be', 'of stage 0')
+    assert_one_line_error(student.run('--phase', 'train', '--teacher', best1), '--teacher',
+                          '--stage')
+    assert_one_line_error(student.run('--phase', 'test', '--stage', 1, '--checkpoint', best2),
                           '--stage 1', 'stage 2')
-    shutil.rmtree(student.data / 'val' / 'labels')
+    for label in (student.data / 'val' / 'labels').iterdir():
+        label.unlink()
     assert_one_line_error(student.run('--phase', 'val'), 'no labels', 'val/labels/')
     shutil.rmtree(student.results / 'model1')
-    (student.results / 'model2').rename(student.results / 'gone')
-    assert_one_line_error(student.run(*STUDENT, *TINY_FLAGS[-6:]), 'a stage-1 network is needed',
-                          'model1/best.pt', '--teacher')
+    shutil.rmtree(student.results / 'model2')
+    assert_one_line_error(student.run('--phase', 'train', '--stage', 2, *TINY_FLAGS[-6:]),
+                          'a stage-1 network is needed', 'model1/best.pt', '--teacher')

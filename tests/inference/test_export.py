@@ -1,15 +1,10 @@
 """The network as an ONNX file, run without this project."""
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 import checkpoint as checkpoints
-from config import Config
-from helpers import Places, assert_one_line_error, names, run_here
+from helpers import assert_one_line_error, names, run_here
 from inference import export
 from networks import build_networks
 from predict import Predictor
@@ -17,8 +12,6 @@ from utils import set_seed
 
 onnxruntime = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
-if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):
-    pytest.skip('torch writes such files since 2.6', allow_module_level=True)
 
 # kind of network: its options; each feature is here once, since writing a file takes seconds
 KINDS = {'full generator, gray, mirrored': {'stage': 1, 'recipe': 'published', 'light': False,
@@ -28,7 +21,7 @@ KINDS = {'full generator, gray, mirrored': {'stage': 1, 'recipe': 'published', '
          'localizer': {'stage': 0, 'tta': 'none'}}
 
 
-def write_untrained(path: Path, config: Config) -> None:
+def write_untrained(path, config):
     """A checkpoint of networks as they are before training."""
     set_seed(0)
     networks = build_networks(config)
@@ -39,8 +32,7 @@ def write_untrained(path: Path, config: Config) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('options', KINDS.values(), ids=KINDS)
-def test_the_same_masks(tiny_config: Callable[..., Config], tmp_path: Path,
-                        options: dict[str, Any]) -> None:
+def test_the_same_masks(tiny_config, tmp_path, options):
     config = tiny_config(**options)
     checkpoint, path = tmp_path / 'best.pt', tmp_path / 'out' / 'network.onnx'
     write_untrained(tmp_path / 'teacher.pt', tiny_config(stage=1, recipe='published'))
@@ -50,21 +42,19 @@ def test_the_same_masks(tiny_config: Callable[..., Config], tmp_path: Path,
     assert result.returncode == 0, result.stderr
     assert f'checkpoint: {checkpoint}\n' in result.stdout and names(path.parent) == [path.name]
     assert ('32×32 px, any number at a time' in result.stdout) == (not config.light)
-
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     input_names = [info.name for info in session.get_inputs()]
     conditioned = options.get('recipe') == 'published' and config.stage == 2
     assert input_names == ['image', 'conditioning'][:1 + conditioned]
 
-    def masks_of_file(*inputs: np.ndarray) -> np.ndarray:
+    def masks_of_file(*inputs):
         return session.run(None, dict(zip(input_names, inputs, strict=True)))[0]
 
-    def masks_of_torch(*inputs: np.ndarray, **changed: Any) -> np.ndarray:
+    def masks_of_torch(*inputs, **changed):
         predictor = Predictor(checkpoint, 'cpu', **changed)
+        network = export.MaskOnly(predictor.network, predictor.config)
         with torch.inference_mode():
-            return export.MaskOnly(predictor.network, predictor.config)(
-                *map(torch.from_numpy, inputs)).numpy()
-
+            return network(*map(torch.from_numpy, inputs)).numpy()
     rng = np.random.default_rng(1)
     # a full generator takes the size of its training only
     for batch, height, width in ((5, 32, 32), (2, 48, 64))[:1 + config.light]:
@@ -79,8 +69,7 @@ def test_the_same_masks(tiny_config: Callable[..., Config], tmp_path: Path,
         assert np.abs(masks - masks_of_torch(*inputs, tta='none')).max() > 1e-3
 
 
-def test_files_that_differ_are_not_kept(stage_1_run: Places, tmp_path: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_differ_are_not_kept(stage_1_run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, 'write', lambda network, path, *_: path.write_text('different'))
     monkeypatch.setattr(export, 'compare', lambda *_: 0.5)
     target = tmp_path / 'network.onnx'
@@ -90,7 +79,7 @@ def test_files_that_differ_are_not_kept(stage_1_run: Places, tmp_path: Path,
     assert [path.read_text() for path in tmp_path.iterdir()] == ['an earlier one']
 
 
-def test_bad_input(stage_1_run: Places, tmp_path: Path) -> None:
+def test_bad_input(stage_1_run, tmp_path):
     for wrong, part in ((['--output', tmp_path / 'x.pt'], '.onnx'),
                         (['--stage', 2], 'no checkpoint of stage 2')):
         assert_one_line_error(stage_1_run.run('--phase', 'export', *wrong), part)

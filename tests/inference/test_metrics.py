@@ -1,16 +1,13 @@
-"""Metrics: known answers, the defined edge cases, summaries."""
+"""Metrics: known answers, the defined edge cases, summaries; and the score without labels."""
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import Tensor
 
-from inference.metrics import (
-    METRIC_INFO,
-    METRICS,
-    jaccard,
-    mean_metrics,
-    paired_bootstrap,
-    segmentation_metrics,
-    summarize,
-)
+from inference import metrics
+from inference.metrics import METRICS, jaccard, paired_bootstrap, segmentation_metrics
+from inference.model_selection import LabelFreeScore
 
 EMPTY, FULL = np.zeros((3, 3), bool), np.ones((3, 3), bool)
 
@@ -18,16 +15,16 @@ EMPTY, FULL = np.zeros((3, 3), bool), np.ones((3, 3), bool)
 def test_known_answer():
     prediction = np.array([[1, 1, 0, 0, 0]], bool)
     label = np.array([[1, 0, 1, 1, 0]], bool)  # TP 1, FP 1, FN 2, TN 1
-    metrics = segmentation_metrics(prediction, label)
-    assert metrics == pytest.approx({'JA': 25, 'AC': 40, 'DI': 40, 'SE': 100 / 3, 'SP': 50})
-    assert list(metrics) == list(METRICS) == list(METRIC_INFO)
+    percent = segmentation_metrics(prediction, label)
+    assert percent == pytest.approx({'JA': 25, 'AC': 40, 'DI': 40, 'SE': 100 / 3, 'SP': 50})
+    assert list(percent) == list(METRICS) == list(metrics.METRIC_INFO)
     assert jaccard(prediction, label) == 0.25
     with pytest.raises(ValueError, match='shape'):
         segmentation_metrics(np.zeros((2, 2), bool), EMPTY)
     for prediction, label in np.random.default_rng(0).random((20, 2, 8, 8)) > 0.5:
-        metrics, ja = segmentation_metrics(prediction, label), jaccard(prediction, label)
-        assert metrics['JA'] == pytest.approx(100 * ja)
-        assert metrics['DI'] == pytest.approx(100 * 2 * ja / (1 + ja))
+        percent, ja = segmentation_metrics(prediction, label), jaccard(prediction, label)
+        assert percent['JA'] == pytest.approx(100 * ja)
+        assert percent['DI'] == pytest.approx(100 * 2 * ja / (1 + ja))
 
 
 def test_zero_of_zero_is_100():
@@ -40,11 +37,11 @@ def test_zero_of_zero_is_100():
 
 def test_summary_over_images():
     rows = [{'name': f'image{value}', **dict.fromkeys(METRICS, value)} for value in (0.0, 50.0, 10)]
-    summary = summarize(rows)
+    summary = metrics.summarize(rows)
     assert summary == {name: dict.fromkeys(METRICS, value) for name, value in (
         ('mean', 20.0), ('median', 10.0), ('lowest', 0.0), ('highest', 50.0))}
-    assert mean_metrics(rows) == summary['mean']
-    assert mean_metrics([]) == summarize([]) == {}
+    assert metrics.mean_metrics(rows) == summary['mean']
+    assert metrics.mean_metrics([]) == metrics.summarize([]) == {}
 
 
 def test_the_bootstrap_interval():
@@ -59,3 +56,32 @@ def test_the_bootstrap_interval():
     half = 1.96 * noise.std() / 20
     assert (low, high) == pytest.approx((noise.mean() - half, noise.mean() + half), abs=0.06)
     assert paired_bootstrap(one, one + noise) == (low, high)
+
+
+class BrightIsDisease(torch.nn.Module):
+    """A localizer whose logits are high wherever an image is bright."""
+
+    def logits_over_views(self, image: Tensor) -> Tensor:
+        return 8 * torch.nn.functional.avg_pool2d(image.mean(1, keepdim=True), 4)
+
+
+def test_the_label_free_score_prefers_the_lesion_itself(tmp_path):
+    """The right segmentation beats too small, too large, elsewhere, nothing and everything."""
+    rng = np.random.default_rng(0)
+    lesion = np.zeros((64, 64), bool)
+    lesion[20:36, 24:44] = True
+    image = rng.normal(50, 5, (64, 64, 3))
+    Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(tmp_path / 'normal.png')
+    image[lesion] += 170
+    Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(tmp_path / 'disease.png')
+    score = LabelFreeScore(BrightIsDisease(), (64, 64), torch.device('cpu'))
+    score.learn_normal([tmp_path / 'normal.png'])
+    large = lesion.copy()
+    large[12:44, 16:52] = True
+    segmentations = {'small': lesion & (np.arange(64)[:, None] < 26),
+                     'elsewhere': np.roll(lesion, 24, 0), 'none': np.zeros_like(lesion),
+                     'all': np.ones_like(lesion), 'large': large, 'right': lesion}
+    scores = {name: score(tmp_path / 'disease.png', segmentation)
+              for name, segmentation in segmentations.items()}
+    assert max(scores, key=scores.get) == 'right' and scores['right'] > 80
+    assert scores['none'] == pytest.approx(0, abs=0.5) and scores['all'] < 5

@@ -1,9 +1,10 @@
-"""Soft masks to segmentations: known answers, the published CRF, masks that decide nothing."""
+"""Soft masks averaged over flips, and made segmentations: known answers, the published CRF."""
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from config import Config, RefinementConfig
 from helpers import disc
@@ -11,36 +12,39 @@ from inference import postprocess
 from inference.crf import DenseCRF, PermutohedralLattice
 from inference.metrics import jaccard
 from inference.postprocess import RULES, clear_corners, pseudo_label, segment, to_bytes
+from inference.soft_masks import average_over_flips
+from networks import MaskPrediction
 
 VECTORS = os.environ.get('REFERENCE_VECTORS')
 
 
-def test_soft_masks_as_bytes():
+def test_known_answers():
     assert to_bytes(np.array([[-1, 0, 0.5, 1, 2, np.nan]])).tolist() == [[0, 0, 128, 255, 255, 0]]
+    mask = np.full((20, 20), 30, np.uint8)
+    mask[5:9, 5:9] = 200
+    assert np.array_equal(postprocess.otsu(mask), mask == 200)
+    image = np.full((4, 4, 3), 0.2)
+    image[0] = -1  # background, which holds no lesion
+    image[1, :, 0] = -1  # one channel at the minimum is none
+    cleared = postprocess.clear_background(np.full((4, 4), 0.8), image)
+    assert (cleared[0] == 0).all() and (cleared[1:] == 0.8).all()
 
 
-@pytest.mark.parametrize('level', [0, 255, 128])
 @pytest.mark.parametrize('rule', RULES)
-def test_masks_of_one_level(rule, level):
-    """otsu, watershed, clean and refine find nothing; threshold follows the level; crf is never in
-    doubt about an empty or a full mask."""
-    mask = np.full((24, 32), level, np.uint8)
-    image = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
-    segmentation = segment(mask, rule, image)
-    assert segmentation.dtype == bool and segmentation.shape == mask.shape
-    if rule in ('otsu', 'watershed', 'clean', 'refine') or level == 0:
-        assert not segmentation.any()
-    elif rule == 'threshold' or level == 255:
-        assert segmentation.all()
-
-
-@pytest.mark.parametrize('shape', [(1, 1), (1, 50), (3, 3)])
-@pytest.mark.parametrize('rule', RULES)
-def test_tiny_images(rule, shape):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
-    mask = rng.integers(0, 255, shape, dtype=np.uint8)
-    assert segment(mask, rule, image).shape == shape
+def test_masks_of_one_level_and_tiny_ones(rule):
+    """Of one level: otsu, watershed, clean and refine find nothing; threshold follows the level;
+    crf is never in doubt about an empty or a full mask."""
+    image = np.random.default_rng(0).integers(0, 255, (24, 50, 3), dtype=np.uint8)
+    for level in (0, 255, 128):
+        segmentation = segment(np.full((24, 50), level, np.uint8), rule, image)
+        assert segmentation.dtype == bool and segmentation.shape == (24, 50)
+        if rule in ('otsu', 'watershed', 'clean', 'refine') or level == 0:
+            assert not segmentation.any()
+        elif rule == 'threshold' or level == 255:
+            assert segmentation.all()
+    for height, width in ((1, 1), (1, 50), (3, 3)):
+        tiny = image[:height, :width]
+        assert segment(tiny[..., 0], rule, tiny).shape == (height, width)
 
 
 @pytest.mark.parametrize('rule', ['watershed', 'crf'])
@@ -49,7 +53,6 @@ def test_large_images_are_segmented_at_the_published_size(rule):
     def segmented(lesion):
         image = np.where(lesion[..., None], 80, 200).astype(np.uint8).repeat(3, -1)
         return segment(to_bytes(lesion * 0.8 + 0.1), rule, image)
-
     small = segmented(disc((200, 256), (100, 128), 60))
     large = segmented(disc((600, 768), (300, 384), 180))
     assert large.shape == (600, 768)
@@ -71,21 +74,12 @@ def test_the_run_s_refinement_comes_before_clear_corners():
     assert (cleared == clear_corners(expected)).all() and (cleared != expected).any()
 
 
-def test_otsu():
-    mask = np.full((20, 20), 30, np.uint8)
-    mask[5:9, 5:9] = 200
-    assert np.array_equal(postprocess.otsu(mask), mask == 200)
-    for level in (0, 7, 255):
-        assert not postprocess.otsu(np.full((9, 9), level, np.uint8)).any()
-
-
 def test_watershed_keeps_lesions_up_to_the_border_and_drops_specks():
     lesions = disc((128, 128), (40, 40), 16) | disc((128, 128), (90, 90), 14)
-    mask = np.full((128, 128), 20, np.uint8)
-    mask[lesions] = 220
+    mask = np.where(lesions, 220, 20).astype(np.uint8)
     mask[10:12, 100:102] = 255  # opened away
-    assert jaccard(segment(mask, 'watershed'), lesions) > 0.85
-    assert not segment(mask, 'watershed')[5:20, 95:110].any()
+    segmentation = segment(mask, 'watershed')
+    assert jaccard(segmentation, lesions) > 0.85 and not segmentation[5:20, 95:110].any()
     border = np.full((64, 64), 20, np.uint8)
     border[20:44, :24] = 220
     segmentation = segment(border, 'watershed')
@@ -115,8 +109,7 @@ def test_the_lattice_filters_like_a_gaussian(dims):
     rng = np.random.default_rng(dims)
     features = rng.uniform(0, 3, (400, dims)).astype(np.float32)
     values = rng.uniform(0, 1, (400, 2)).astype(np.float32)
-    distances = ((features[:, None] - features[None]) ** 2).sum(-1)
-    kernel = np.exp(-distances / 2)
+    kernel = np.exp(-((features[:, None] - features[None]) ** 2).sum(-1) / 2)
     exact = kernel @ values / kernel.sum(1, keepdims=True)
     lattice = PermutohedralLattice(features)
     ours = lattice.filter(values) / lattice.filter(np.ones((400, 1), np.float32))
@@ -177,14 +170,6 @@ def test_corners_are_cleared_in_scale():
     assert clear_corners(np.zeros((8, 8), bool)).sum() == 0
 
 
-def test_black_background_holds_no_lesion():
-    image = np.full((4, 4, 3), 0.2)
-    image[0] = -1
-    image[1, :, 0] = -1  # one channel at the minimum is no background
-    cleared = postprocess.clear_background(np.full((4, 4), 0.8), image)
-    assert (cleared[0] == 0).all() and (cleared[1:] == 0.8).all()
-
-
 def test_a_pseudo_label_is_cleaned_and_refined():
     lesion = disc((128, 128), (64, 64), 20)
     soft = to_bytes((disc((128, 128), (64, 64), 23) | disc((128, 128), (10, 10), 4)) * 0.8)
@@ -194,3 +179,29 @@ def test_a_pseudo_label_is_cleaned_and_refined():
     assert not plain[10, 10] and jaccard(plain, lesion) < 0.8 < 0.95 < jaccard(refined, lesion)
     assert (segment(soft, 'refine', image) == refined).all()
     assert (segment(soft, 'clean') == plain).all()
+
+
+class CornerNetwork(torch.nn.Module):
+    """Its mask is the upper left corner of the image, plus that of a conditioning image."""
+
+    def predict_mask(self, *inputs):
+        mask = torch.zeros(len(inputs[0]), 1, *inputs[0].shape[2:])
+        mask[:, 0, 0, 0] = sum(part[:, 0, 0, 0] for part in inputs)
+        return MaskPrediction(mask)
+
+
+def test_flips_are_averaged_in_the_image_s_own_orientation():
+    """Over four flips each corner counts a quarter, over two the upper ones a half."""
+    network = CornerNetwork()
+    for count in (1, 2):  # the image alone, and with a conditioning image
+        inputs = list(torch.rand(count, 2, 3, 4, 6))
+        mask = network.predict_mask(*inputs).mask
+        mean = average_over_flips(network, inputs, mask, 'flips')
+        expected = torch.zeros_like(mask)
+        for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+            expected[:, 0, row, column] = sum(part[:, 0, row, column] for part in inputs) / 4
+        assert torch.allclose(mean, expected)
+        mirrored = average_over_flips(network, inputs, mask, 'mirror')
+        assert torch.allclose(mirrored[..., 0, :], 2 * expected[..., 0, :])
+        assert not mirrored[..., 1:, :].any()
+        assert torch.equal(average_over_flips(network, inputs, mask, 'none'), mask)

@@ -1,6 +1,4 @@
 """Sources as people download them, and the program that prepares them."""
-from pathlib import Path
-
 import pytest
 
 from helpers import Places, draw_images, draw_labels
@@ -8,7 +6,7 @@ from nifti_files import store_case
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Places:
+def program(tmp_path):
     """The program, preparing the data set `Made` under tmp_path/data at 64 px."""
     places = Places(tmp_path / 'data', tmp_path)
     places.data = tmp_path / 'data' / 'Made'
@@ -18,7 +16,7 @@ def program(tmp_path: Path) -> Places:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path):
     """A tree like those of BraTS 2018 to 2020. All cases have the same head and, but one, the same
     lesion; names, layout and orientation of the files differ."""
     root = tmp_path / 'downloaded'
@@ -34,7 +32,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+def folders(tmp_path):
     """Eight disease images, eight normal ones, and labels of five of the former."""
     disease, normal, labels = (tmp_path / name for name in ('ill', 'well', 'labels'))
     draw_images(disease, [f'p{i}.png' for i in range(6)], (50, 40), bright_square=True)

@@ -1,33 +1,25 @@
 """--source_format brats: slices of volumes, shared out by patient."""
 import itertools
 import re
-from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import Places, assert_one_line_error, read_pixels
+from helpers import assert_one_line_error, read_pixels
 from nifti_files import DISEASE_SLICES, NORMAL_SLICES, store_case
 from preparation import nifti
 from preparation.writer import resize_image
 from prepared import description, stems
 
+BRATS = ['--source_format', 'brats', '--z_range', 'all', '--lesion_px', 100, '--source']
 FOLDERS = {'trainA': 'train', 'trainB': 'train', 'testA': 'test', 'testB': 'test',
            'val/images': 'val'}
 
 
-def brats(program: Places, tree: Path, *flags: Any) -> CompletedProcess:
-    return program.run('--source', tree, '--source_format', 'brats', '--z_range', 'all',
-                       '--lesion_px', 100, *flags)
-
-
 def test_slices_by_patient(program, tree):
-    result = brats(program, tree, '--split', 0.5, 0.25, 0.25)
-    assert result.returncode == 0, result.stderr
+    out = program.done(*BRATS, tree, '--split', 0.5, 0.25, 0.25)
     data, content = program.data, description(program.data)
     patients = {split: set(content['patients'][split]) for split in ('train', 'val', 'test')}
     assert len(set.union(*patients.values())) == sum(map(len, patients.values())) >= 4  # none twice
@@ -44,65 +36,59 @@ def test_slices_by_patient(program, tree):
         labeled = {stem.removesuffix('_segmentation') for stem in stems(data / labels)}
         assert labeled == stems(data / images)
     # what was left out is listed; the summary counts what was written
-    assert list(content['left_out'].values()) == ['without a segmentation']
-    assert 'BraTS20_F_flair.nii.gz' in next(iter(content['left_out']))
-    assert '1 without a segmentation' in result.stdout and 'next: python main.py' in result.stdout
+    (file, reason), = content['left_out'].items()
+    assert 'BraTS20_F_flair.nii.gz' in file and reason == 'without a segmentation'
+    assert '1 without a segmentation' in out and 'next: python main.py' in out
     for name, count in content['counts'].items():
-        assert len(stems(data / name)) == count and f'{count} {name}' in result.stdout
+        assert len(stems(data / name)) == count and f'{count} {name}' in out
+    program.done(*BRATS, tree, '--split', 0.5, 0.25, 0.25, '--z_range', '6-12', '--overwrite', True)
+    numbers = {folder: {int(stem[-3:]) for stem in stems(data / folder)} for folder in FOLDERS}
+    assert set.union(*numbers.values()) <= set(range(6, 13)) and numbers['trainA'] == {6, 7}
 
 
 def test_images_and_labels_lie_on_each_other_however_stored(program, tree):
     """Every case has the same head and lesion, so all their prepared images are equal."""
-    assert brats(program, tree, '--split', 0.01, 0, 0.99).returncode == 0
-    tested = sorted((program.data / 'testA').glob('*_006.png'))
-    assert len(tested) >= 3
-    first = read_pixels(tested[0])
-    assert first.shape == (64, 64) and first.dtype == np.uint8
-    for path in tested:
-        np.testing.assert_array_equal(read_pixels(path), first)
-        label = read_pixels(program.data / 'test' / 'labels' / f'{path.stem}_segmentation.png')
+    program.done(*BRATS, tree, '--split', 0.01, 0, 0.99)
+    images = {path.stem: read_pixels(path) for path in (program.data / 'testA').glob('*_006.png')}
+    first, *others = images.values()
+    assert len(others) >= 2 and first.shape == (64, 64) and first.dtype == np.uint8
+    assert all(np.array_equal(first, other) for other in others)
+    head_rows, head_columns = np.nonzero(first)
+    side = 22 * 2 * (1 + 2 * nifti.MARGIN)  # mm of the image: 22 voxels of 2 mm to the front
+    lesion_px = (8 * 1 / side * 64) * (8 * 2 / side * 64)
+    for stem in images:
+        label = read_pixels(program.data / 'test' / 'labels' / f'{stem}_segmentation.png')
         assert set(np.unique(label)) == {0, 255}
         # where the lesion was drawn: to the patient's left, and to the front of the middle
         rows, columns = np.nonzero(label)
-        head_rows, head_columns = np.nonzero(first)
         assert rows.min() > head_rows.min() and columns.max() < head_columns.max()
+        assert len(rows) == pytest.approx(lesion_px, rel=0.15)
     assert description(program.data)['settings'] == {
         'seed': 0, 'img_size': [64, 64], 'split': [0.01, 0, 0.99], 'modality': 'flair',
         'z_range': 'all', 'lesion_px': 100}
-    side = 22 * 2 * (1 + 2 * nifti.MARGIN)  # mm of the image: 22 voxels of 2 mm to the front
-    lesion_px = (8 * 1 / side * 64) * (8 * 2 / side * 64)
-    assert (label > 0).sum() == pytest.approx(lesion_px, rel=0.15)
 
 
 def test_exact_counts(program, tree):
-    assert brats(program, tree, '--split', 5, 3, 2).returncode == 0
+    program.done(*BRATS, tree, '--split', 5, 3, 2)
     counts = description(program.data)['counts']
     assert (counts['trainA'], counts['val/images'], counts['testA']) == (5, 3, 2)
     assert counts['val/labels'] == 3 and counts['test/labels'] == 2
     # evenly of all scans: the two patients of train differ by one slice at most
     cases = [stem.rsplit('_', 1)[0] for stem in stems(program.data / 'trainA')]
     assert sorted(map(cases.count, set(cases))) == [2, 3]
-    result = brats(program, tree, '--split', 50, 3, 2, '--overwrite', True)
+    result = program.run(*BRATS, tree, '--split', 50, 3, 2, '--overwrite', True)
     assert_one_line_error(result, '--split 50 3 2', 'ask for fewer', 'fractions')
     assert description(program.data)['counts'] == counts  # the data set stayed
-
-
-def test_slices_in_a_range(program, tree):
-    brats(program, tree, '--split', 0.5, 0.25, 0.25, '--z_range', '6-12')
-    numbers = {folder: [int(stem[-3:]) for stem in stems(program.data / folder)]
-               for folder in FOLDERS}
-    assert set(sum(numbers.values(), [])) <= set(range(6, 13)) and set(numbers['trainA']) == {6, 7}
 
 
 @pytest.mark.parametrize('seg, others, ending', (
     ('_seg', ('_flair', '_t1', '_t1ce'), '_t2'), ('-seg', ('-t2f', '-t1n', '-t1c'), '-t2w')),
     ids=('2021', '2023'))
 def test_modality(program, tmp_path, seg, others, ending):
-    root = tmp_path / 'downloaded'
-    for case in ('BraTS-GLI-00001-000', 'BraTS-GLI-00002-000', 'BraTS-GLI-00003-000'):
-        store_case(root / case, case, kinds=(*others, ending), seg=seg)
-    result = brats(program, root, '--modality', 't2', '--split', 3, 3, 3)
-    assert result.returncode == 0, result.stderr
+    root, kinds = tmp_path / 'downloaded', (*others, ending)
+    for number in range(3):
+        store_case(root / str(number), f'BraTS-GLI-0000{number}-000', kinds=kinds, seg=seg)
+    program.done(*BRATS, root, '--modality', 't2', '--split', 3, 3, 3)
     assert all(f'{ending}_0' in stem for stem in stems(program.data / 'trainA'))
     written = read_pixels(next((program.data / 'trainA').glob('*_006.png')))
     volume = nifti.read(next(root.rglob(f'*{ending}.nii.gz')))
@@ -111,11 +97,10 @@ def test_modality(program, tmp_path, seg, others, ending):
 
 
 def test_time_points_of_a_patient_stay_together(program, tmp_path):
-    root = tmp_path / 'downloaded'
     for patient, time_point in itertools.product(range(4), range(2)):
         case = f'BraTS-GLI-0000{patient}-00{time_point}'
-        store_case(root / case, case, kinds=('-t2f',), seg='-seg')
-    assert brats(program, root, '--split', 0.5, 0.25, 0.25).returncode == 0
+        store_case(tmp_path / 'downloaded' / case, case, kinds=('-t2f',), seg='-seg')
+    program.done(*BRATS, tmp_path / 'downloaded', '--split', 0.5, 0.25, 0.25)
     patients = [{stem[:len('BraTS-GLI-00000')] for stem in stems(program.data / folder)}
                 for folder in ('trainA', 'testA', 'val/images')]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 4
@@ -129,7 +114,7 @@ def test_broken_volumes_are_left_out(program, tree):
     shifted = nibabel.Nifti1Image(np.asarray(label.dataobj), label.affine + np.eye(4) * 0.5)
     nibabel.save(shifted, tree / 'LGG' / 'D' / 'W39_Segm.nii.gz')
     store_case(tree / 'HGG' / 'G', 'BraTS20_G')
-    result = brats(program, tree, '--split', 0.5, 0, 0.5)
+    result = program.run(*BRATS, tree, '--split', 0.5, 0, 0.5)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     for part in ('Brats18_A_1_flair.nii.gz: cannot be read',
                  'Brats18_B_1_seg.nii: 24×28×9 voxels, but', 'W39_Segm.nii.gz: lies elsewhere'):

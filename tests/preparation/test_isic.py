@@ -1,20 +1,22 @@
 """--source_format isic: dermoscopy images, and crops of plain skin as normal ones."""
 import itertools
-from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import Places, assert_one_line_error, read_pixels
+from helpers import assert_one_line_error, disc, read_pixels
 from preparation import dermoscopy, phantom, writer
 from prepared import description, stems
 
+ISIC = ['--source_format', 'isic', '--source']
+SIZE = HEIGHT, WIDTH = 192, 256
+LESION = disc(SIZE, (96, 128), 40)
+
 
 @pytest.fixture(scope='module')
-def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def archive(tmp_path_factory):
     """An archive like those of 2016 to 2018, for reading alone: 12 images without artifacts, 10 of
     them with a segmentation."""
     root = tmp_path_factory.mktemp('ISIC')
@@ -35,10 +37,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return images, labels
 
 
-def isic(program: Places, archive: tuple[Path, Path], *flags: Any) -> CompletedProcess:
-    return program.run('--source', *archive, '--source_format', 'isic', *flags)
-
-
 def test_images_labels_and_normal_crops(program, archive, monkeypatch):
     seen = []
 
@@ -48,11 +46,10 @@ def test_images_labels_and_normal_crops(program, archive, monkeypatch):
         return ['ruler'] if seen[-1] == seen[0] else []
     monkeypatch.setattr(dermoscopy, 'find_artifacts', find_artifacts)
     monkeypatch.setattr(writer, 'cpu_count', lambda: 0)  # no threads: images come in order
-    result = isic(program, archive, '--split', 4, 3, 3)
-    assert result.returncode == 0, result.stderr
+    out = program.done(*ISIC, *archive, '--split', 4, 3, 3)
     data, content = program.data, description(program.data)
     assert sorted(content['left_out'].values()) == ['not needed for --split', 'ruler']
-    assert '1 ruler' in result.stdout and '--profile dermoscopy' in result.stdout
+    assert '1 ruler' in out and '--profile dermoscopy' in out
     counts = content['counts']
     assert (counts['trainA'], counts['val/images'], counts['testA']) == (4, 3, 3)
     assert (counts['val/labels'], counts['test/labels']) == (3, 3)
@@ -68,12 +65,8 @@ def test_images_labels_and_normal_crops(program, archive, monkeypatch):
                       if label.stem.lower() == path.stem.lower())
         resized = np.asarray(Image.open(source).resize((64, 64))) > 127
         assert (resized == (read_pixels(path) > 0)).mean() > 0.99
-    assert isic(program, archive, '--split', 4, 3, 3, '--overwrite', True).returncode == 0
-
-
-def test_normal_crops_hold_no_lesion(program, archive):
-    assert isic(program, archive, '--split', 0.5, 0.1, 0.4).returncode == 0
-    data = program.data
+    monkeypatch.undo()
+    program.done(*ISIC, *archive, '--split', 0.5, 0.1, 0.4, '--overwrite', True)
     assert len(list(data.glob('*B/*_health.png'))) >= 5
     for crop in data.glob('testB/*_health.png'):  # drawn lesions are darker than skin
         stem = crop.stem.removesuffix('_health')
@@ -82,17 +75,50 @@ def test_normal_crops_hold_no_lesion(program, archive):
         assert read_pixels(crop).mean() > image[label > 0].mean()
 
 
-def test_without_segmentations(program, archive):
-    result = isic(program, archive[:1], '--split', 8, 2, 2)
-    assert result.returncode == 0, result.stderr
-    assert 'val, which chooses by labels, stays empty' in result.stdout
+def test_images_without_segmentations(program, archive):
+    out = program.done(*ISIC, archive[0], '--split', 8, 2, 2)
+    assert 'val, which chooses by labels, stays empty' in out
     data = program.data
     assert len(stems(data / 'trainA')) == 8 and len(stems(data / 'testA')) == 2
     assert stems(data / 'trainB') and not (data / 'val').exists() and not (data / 'test').exists()
+    # where some have segmentations, the others are for training
+    program.done(*ISIC, *archive, '--split', 2, 5, 5, '--overwrite', True)
+    assert stems(data / 'trainA') == {'ISIC_0000010', 'ISIC_0000011'}
+    refused = program.run(*ISIC, *archive, '--split', 1, 6, 5, '--overwrite', True)
+    assert_one_line_error(refused, 'only 1 for train, 5 for val, 5 for test')
 
 
-def test_unlabeled_images_are_for_training(program, archive):
-    assert isic(program, archive, '--split', 2, 5, 5).returncode == 0
-    assert stems(program.data / 'trainA') == {'ISIC_0000010', 'ISIC_0000011'}
-    assert_one_line_error(isic(program, archive, '--split', 1, 6, 5, '--overwrite', True),
-                          'only 1 for train, 5 for val, 5 for test')
+def skin_image(*artifacts: str) -> np.ndarray:
+    """A round lesion in the middle of slightly noisy skin, with these artifacts."""
+    image = np.where(LESION[..., None], (110, 65, 50), (215, 170, 150))
+    image = image + np.random.default_rng(0).normal(0, 2, image.shape)
+    image = image.clip(0, 255).astype(np.uint8)
+    if 'dark corners' in artifacts:
+        image[~disc(SIZE, (96, 128), 140)] = 10
+    if 'ruler' in artifacts:  # along the lower side
+        for x in range(20, 240, 10):
+            cv2.line(image, (x, HEIGHT - 4), (x, HEIGHT - 14), (20, 20, 20), 1)
+    if 'color patch' in artifacts:  # top left
+        cv2.circle(image, (0, 30), 30, (50, 90, 210), -1)
+    return image
+
+
+@pytest.mark.parametrize('factor', (0.5, 1, 2))
+def test_artifacts_are_found_at_any_size(factor):
+    for artifacts in ([], ['dark corners'], ['ruler', 'color patch']):
+        image = cv2.resize(skin_image(*artifacts), None, fx=factor, fy=factor,
+                           interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        assert set(dermoscopy.find_artifacts(image)) >= set(artifacts)
+    assert not dermoscopy.find_artifacts(skin_image())
+
+
+@pytest.mark.parametrize('label', (LESION, None), ids=('labeled', 'unlabeled'))
+def test_a_plain_corner_holds_neither_lesion_nor_artifact(label):
+    for seed in range(10):
+        top, left, side = dermoscopy.plain_corner(skin_image(), label, np.random.default_rng(seed))
+        assert top in (0, HEIGHT - side) and left in (0, WIDTH - side)
+        assert not LESION[top:top + side, left:left + side].any()
+    rng = np.random.default_rng(0)
+    top, left, _ = dermoscopy.plain_corner(skin_image('ruler', 'color patch'), label, rng)
+    assert top == 0 and left > 0
+    assert dermoscopy.plain_corner(skin_image(), np.ones(SIZE, bool), rng) is None

@@ -41,11 +41,11 @@ def test_images_do_not_depend_on_how_it_is_stored(volume, tmp_path, stored, obli
 
 def test_the_usual_view_square_in_mm(volume):
     image = volume.image(10)
-    rows, columns = np.nonzero(image == 255)
-    assert rows.mean() < image.shape[0] / 2, 'the front is on top'
-    brighter_half = np.nonzero(image[16:] > 35)[1]
-    assert brighter_half.mean() < image.shape[1] / 2 > columns.mean(), 'right is on the left'
     height, width = image.shape
+    rows, columns = np.nonzero(image == 255)
+    assert rows.mean() < height / 2, 'the front is on top'
+    brighter_half = np.nonzero(image[16:] > 35)[1]
+    assert brighter_half.mean() < width / 2 > columns.mean(), 'right is on the left'
     assert height * 2 == pytest.approx(width * 1, abs=2)  # 2 mm to the front, 1 mm to the right
     assert 0.9 * 22 * 30 <= (image > 0).sum() <= 22 * 30  # the darkest of the head is black
     assert volume.head_share(10) == pytest.approx(22 * 30 / (height * width))
@@ -67,11 +67,10 @@ def test_constant_volumes_are_black(tmp_path, values):
 def test_unusable_files(tmp_path):
     (tmp_path / 'empty.nii').touch()
     (tmp_path / 'text.nii.gz').write_text('no volume')
-    complete = store(tmp_path / 'complete.nii.gz',
-                     np.random.default_rng(0).random(SHAPE, np.float32))
-    (tmp_path / 'cut.nii.gz').write_bytes(complete.read_bytes()[:-5000])
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 3)), np.eye(4)), tmp_path / 'four.nii')
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4)), np.eye(4)), tmp_path / 'two.nii')
+    cut = store(tmp_path / 'cut.nii.gz', np.random.default_rng(0).random(SHAPE, np.float32))
+    cut.write_bytes(cut.read_bytes()[:-5000])
+    for name, shape in (('four', (4, 4, 4, 3)), ('two', (4, 4)), ('fine', (4, 5, 6, 1))):
+        nibabel.save(nibabel.Nifti1Image(np.ones(shape), np.eye(4)), tmp_path / f'{name}.nii')
     huge = nibabel.Nifti1Header()
     huge.set_data_shape((30000, 30000, 30000))
     huge.set_data_dtype(np.uint8)
@@ -80,7 +79,6 @@ def test_unusable_files(tmp_path):
         with pytest.raises(UserError, match=rf'{name}: cannot be read as a NIfTI volume') as error:
             nifti.read(tmp_path / name)
         assert '\n' not in str(error.value)
-    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6, 1)), np.eye(4)), tmp_path / 'fine.nii')
     assert nifti.read(tmp_path / 'fine.nii').values.shape == (4, 5, 6)
 
 

@@ -1,29 +1,40 @@
-"""--phase prepare in all formats: seed, overwriting, interruption, bad input."""
+"""--phase prepare: seed, overwriting, interruption and bad input of all formats, and folders of
+disease and normal images, perhaps labels, or a whole data set."""
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from helpers import assert_one_line_error
+from helpers import assert_one_line_error, draw_images, draw_labels, names, read_pixels
 from nifti_files import store_case
 from preparation import writer
-from prepared import snapshot
+from prepared import description, snapshot, stems
+
+ISIC, BRATS, FOLDERS = (f'--source_format {name} --source '
+                        for name in ('isic', 'brats', 'folders'))
+TWO = FOLDERS + 'ill well '
 
 
-def test_the_seed_decides(program, folders, tree):
+@pytest.fixture
+def flags(folders):
+    """Flags that prepare the folders of the fixture of that name."""
+    return [*FOLDERS.split(), *folders]
+
+
+def test_the_seed_decides(program, flags, tree):
     def prepare(*flags):
         program.done(*flags, '--overwrite', True)
         return snapshot(program.data)
-    for flags in (('--source', *folders, '--source_format', 'folders'),
-                  ('--source', tree, '--source_format', 'brats', '--z_range', 'all',
-                   '--split', .4, .3, .3, '--lesion_px', 100)):
-        first = prepare(*flags)
-        assert prepare(*flags) == first
-        assert prepare(*flags, '--seed', 1).keys() != first.keys()
+    brats = [*BRATS.split(), tree, *'--z_range all --split .4 .3 .3 --lesion_px 100'.split()]
+    for line in (flags, brats):
+        first = prepare(*line)
+        assert prepare(*line) == first
+        assert prepare(*line, '--seed', 1).keys() != first.keys()
 
 
-def test_nothing_is_overwritten_without_the_flag(program, folders):
-    flags = '--source', *folders, '--source_format', 'folders'
+def test_nothing_is_overwritten_without_the_flag(program, flags):
     data = program.data
     data.mkdir(parents=True)  # an empty folder may be filled
     program.done(*flags)
@@ -33,13 +44,12 @@ def test_nothing_is_overwritten_without_the_flag(program, folders):
 
     def assert_refused(*parts: str) -> None:
         assert_one_line_error(program.run(*flags, '--overwrite', True), *parts)
-    description = (data / 'prepare.json').read_text()
     (data / 'prepare.json').unlink()  # a folder that the user made
     assert_refused('not made by --phase prepare')
     (data / 'prepare.json').write_text('{}')
     assert_refused('prepare.json', 'damaged')
-    (data / 'prepare.json').write_text(description)
-    (data / 'trainA' / 'foreign.png').write_text('')
+    (data / 'prepare.json').write_bytes(before['prepare.json'])
+    (data / 'trainA' / 'foreign.png').touch()
     assert_refused('1 file', 'trainA/foreign.png')
     (data / 'trainA' / 'foreign.png').unlink()
     next((data / 'trainA').iterdir()).unlink()
@@ -47,42 +57,32 @@ def test_nothing_is_overwritten_without_the_flag(program, folders):
     assert snapshot(data) == before  # nothing of the earlier one is left
 
 
-def test_interrupted(program, folders, monkeypatch):
+def test_interrupted(program, flags):
     """No half-written data set stays, and the earlier one does."""
-    flags = '--source', *folders, '--source_format', 'folders'
-    data = program.data
+    data, again = program.data, [*flags, '--overwrite', True]
     program.done(*flags)
     before = snapshot(data)
-    pair = writer.read_pair(folders[0] / 'p0.png', None)
-    interrupted_read = mock.Mock(side_effect=[pair] * 3 + [KeyboardInterrupt])
-    monkeypatch.setattr(writer, 'cpu_count', lambda: 0)
-    monkeypatch.setattr(writer, 'read_pair', interrupted_read)
-    assert program.run(*flags, '--overwrite', True).returncode == 130
-    assert interrupted_read.call_count == 4
-    monkeypatch.undo()
+    resized = [Image.new('RGB', (64, 64))] * 3 + [KeyboardInterrupt]
+    with (mock.patch.object(writer, 'cpu_count', return_value=0),
+          mock.patch.object(writer, 'resize_image', side_effect=resized) as resize):
+        assert program.run(*again).returncode == 130
+    assert resize.call_count == 4
     rename = Path.rename
 
     def interrupted_rename(path, target):
         if path.name.endswith('.part'):
             raise KeyboardInterrupt
         return rename(path, target)
-    monkeypatch.setattr(Path, 'rename', interrupted_rename)
-    assert program.run(*flags, '--overwrite', True).returncode == 130
-    monkeypatch.undo()
-    assert snapshot(data) == before
-    assert [path.name for path in data.parent.iterdir()] == ['Made']
+    with mock.patch.object(Path, 'rename', interrupted_rename):
+        assert program.run(*again).returncode == 130
+    assert snapshot(data) == before and names(data.parent) == ['Made']
     # killed between the two renamings: the next run brings the earlier one back
     data.rename(data.with_name('.Made.old'))
     assert_one_line_error(program.run(*flags), '--overwrite True')
     assert snapshot(data) == before
 
 
-ISIC, BRATS, FOLDERS = (f'--source_format {name} --source '
-                        for name in ('isic', 'brats', 'folders'))
-TWO = FOLDERS + 'ill well '
-
-
-@pytest.mark.parametrize('flags, parts', (
+@pytest.mark.parametrize('line, parts', (
     (ISIC + 'gone', ['--source gone', 'no such folder']),
     ('--source . --source_format dicom', ['--source_format']),
     ('--source .', ['--source_format', 'brats, isic, folders']),
@@ -106,9 +106,64 @@ TWO = FOLDERS + 'ill well '
     (TWO + '--dataset a/b', ['--data_root']),
     (TWO + '--data_root ill', ['in one another']),
 ))
-def test_bad_input(program, folders, tmp_path, monkeypatch, flags, parts):
+def test_bad_input(program, folders, tmp_path, monkeypatch, line, parts):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
     store_case(tmp_path / 'tree', 'a')
-    assert_one_line_error(program.run(*flags.split()), *parts)
+    assert_one_line_error(program.run(*line.split()), *parts)
     assert not program.data.exists() and not any(tmp_path.rglob('.*.part'))
+
+
+def test_two_folders_with_and_without_labels(program, folders, flags):
+    program.done(*flags, '--split', 0.5, 0.25, 0.25)
+    data = program.data
+    train, val, test = (stems(data / name) for name in ('trainA', 'val/images', 'testA'))
+    assert (len(train), len(val), len(test)) == (4, 2, 2)
+    assert train | val | test == {f'p{i}' for i in range(6)} | {'more_p0', 'more_p1'}
+    assert val | test <= {'p0', 'p1', 'p2', 'p3', 'more_p0'}  # those with labels
+    for split, images in (('val', val), ('test', test)):
+        assert stems(data / split / 'labels') == {f'{name}_segmentation' for name in images}
+    assert len(stems(data / 'trainB')) + len(stems(data / 'testB')) == 8 and stems(data / 'testB')
+    written = read_pixels(next(data.rglob('more_p0.png')))  # of 64×64 px already: its pixels stay
+    np.testing.assert_array_equal(written, read_pixels(folders[0] / 'more' / 'p0.jpg'))
+    # and without labels
+    program.done(*flags[:-1], '--overwrite', True)
+    assert len(stems(data / 'trainA')) == 7 and len(stems(data / 'testA')) == 1
+    assert not (data / 'val').exists()
+
+
+def test_names_that_macos_wrote(program, tmp_path):
+    """There ä is two characters, here one."""
+    draw_images(tmp_path / 'ill', ['f\u00e4ll.png', 'other.png'], bright_square=True)
+    draw_images(tmp_path / 'well', ['n.png', 'm.png'])
+    draw_labels(tmp_path / 'labels', ['fa\u0308ll'])
+    program.done(*FOLDERS.split(), *(tmp_path / name for name in ('ill', 'well', 'labels')),
+                 '--split', 1, 0, 1)
+    assert stems(program.data / 'test' / 'labels') == {'f\u00e4ll_segmentation'}
+    assert stems(program.data / 'testA') == {'f\u00e4ll'}
+
+
+def test_a_prepared_data_set_stays_as_it_is(data_root, program):
+    """Prepared at the size of its images, all pixels, names and splits are the same, and so all
+    samples that training and test read."""
+    tiny = data_root / 'Tiny'
+    for path in tiny.rglob('*.png'):
+        Image.open(path).resize((64, 64), 0).save(path)
+    program.done(*FOLDERS.split(), tiny)
+    assert snapshot(program.data).keys() == {'prepare.json', *snapshot(tiny)}
+    for name in snapshot(tiny):
+        np.testing.assert_array_equal(read_pixels(program.data / name), read_pixels(tiny / name))
+
+
+def test_broken_images_are_left_out(program, folders, flags):
+    (folders[0] / 'p5.png').write_bytes(b'no image')
+    (folders[1] / 'q1.tif').write_bytes(b'')
+    draw_labels(folders[2], ['p2', 'p9'], (20, 20))
+    result = program.run(*flags)
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    for part in ('p5.png: cannot be read', 'q1.tif: cannot be read',
+                 'p2_segmentation.png: 20×20 px, but',
+                 'p9_segmentation.png: label without an image'):
+        assert part in result.stderr
+    assert len(description(program.data)['left_out']) == 4
+    assert 'p5' not in stems(program.data / 'trainA')

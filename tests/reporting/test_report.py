@@ -5,20 +5,19 @@ import shutil
 import numpy as np
 import pytest
 
+from helpers import names
 from inference.metrics import METRIC_INFO, METRICS, summarize
 from reporting import report
 
 HOSTILE = '</script><img src=x onerror="document.title=1"> & \'"'
 NAMES = ('b_10', 'b_9', HOSTILE, 'ü')
-JA = (80.0, 20.0, 50.0, None)
 
 
-def entries(names=NAMES, ja=JA):
-    for number, (name, value) in enumerate(zip(names, ja, strict=True)):
-        rng = np.random.default_rng(number)
-        image = rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+def entries(ja=(80.0, 20.0, 50.0, None)):
+    for number, (name, value) in enumerate(zip(NAMES, ja, strict=True)):
+        image = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
         yield report.Entry(name, {'image': image, 'mask': image[..., 0], 'overlay': image},
-                           value if value is None else dict.fromkeys(METRICS, 90.0) | {'JA': value})
+                           value and {**dict.fromkeys(METRICS, 90.0), 'JA': value})
 
 
 def write(path, title='x', facts=(), entries=()):
@@ -37,7 +36,7 @@ def test_needs_nothing_beside_it_and_names_are_text(page):
     frame = re.sub('<script type="application/json".*?</script>', '', text, flags=re.DOTALL)
     assert not re.search(r'(https?:)?//\w+\.\w', frame)  # no address
     assert not re.findall(r'<(?:script|link)[^>]*(?:src|href)="(?!data:)', frame)
-    assert [path.name for path in page.parent.iterdir()] == ['report.html']
+    assert names(page.parent) == ['report.html']
     assert '{{' not in frame  # every placeholder is filled
     assert '<img src=x' not in text and text.count('</script>') == 2
     assert text.count('&lt;/script&gt;') == 3  # title, heading, fact
@@ -69,7 +68,7 @@ def test_a_broken_report_leaves_the_one_before(page):
         raise OSError('disk')
     with pytest.raises(OSError, match='disk'):
         write(page, entries=broken())
-    assert page.read_bytes() == before and len(list(page.parent.iterdir())) == 1
+    assert page.read_bytes() == before and names(page.parent) == ['report.html']
 
 
 def test_many_images_are_embedded_smaller(tmp_path, monkeypatch):
@@ -101,7 +100,6 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, page):
-    browser.set_window_size(1200, 900)
     browser.get(page.as_uri())
     yield browser
     assert browser.get_log('browser') == []  # no errors, no requests that failed
@@ -113,18 +111,9 @@ def order(browser):
         ".map(heading => heading.firstChild.textContent)")
 
 
-def choose(browser, value):
-    browser.execute_script("const order = document.getElementById('order');"
-                           "order.value = arguments[0];"
-                           "order.dispatchEvent(new Event('change'))", value)
-
-
 def press(browser, *keys):
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.keys import Keys
-
-    for key in keys:
-        ActionChains(browser).send_keys(getattr(Keys, key)).perform()
+    from selenium.webdriver import ActionChains, Keys
+    ActionChains(browser).send_keys(*(getattr(Keys, key) for key in keys)).perform()
 
 
 def large(browser):
@@ -137,9 +126,9 @@ def large(browser):
 
 def test_sorted_and_filtered(opened):
     assert order(opened) == [HOSTILE, 'b_9', 'b_10', 'ü']  # numbers count as numbers
-    choose(opened, 'JA')
+    opened.find_element('css selector', '#order [value="JA"]').click()
     assert order(opened) == ['b_9', HOSTILE, 'b_10', 'ü']
-    choose(opened, 'JA down')
+    opened.find_element('css selector', '#order [value="JA down"]').click()
     assert order(opened) == ['b_10', HOSTILE, 'b_9', 'ü']  # without a label: last both ways
     opened.find_element('id', 'filter').send_keys('B_')
     assert order(opened) == ['b_10', 'b_9']
@@ -159,36 +148,29 @@ def test_images_have_texts(opened):
 
 def test_enlarged_by_mouse(opened):
     assert large(opened) is None
-    opened.find_element('css selector', '#cards li:nth-child(2) figure:nth-child(2) button').click()
-    assert large(opened) == ['b_9', 'soft mask']
+    for selector, shown in (
+            ('#cards li:nth-child(2) figure:nth-child(2) button', ['b_9', 'soft mask']),
+            ('#next', ['b_10', 'soft mask']), ('#previous', ['b_9', 'soft mask']),
+            ('#large_kinds button:nth-child(3)', ['b_9', 'overlay'])):
+        opened.find_element('css selector', selector).click()
+        assert large(opened) == shown
     assert 'JA 20.0 %' in opened.find_element('id', 'large_metrics').text
-    opened.find_element('id', 'next').click()
-    assert large(opened) == ['b_10', 'soft mask']
-    opened.find_element('id', 'previous').click()
-    opened.find_element('css selector', '#large_kinds button:nth-child(3)').click()
-    assert large(opened) == ['b_9', 'overlay']
-    press(opened, 'ARROW_RIGHT')  # the focus stayed in the dialog
+    press(opened, 'RIGHT')  # the focus stayed in the dialog
     assert large(opened) == ['b_10', 'overlay']
     opened.find_element('id', 'close').click()
     assert large(opened) is None
 
 
 def test_enlarged_by_keyboard(opened):
-    choose(opened, 'JA')
+    opened.find_element('css selector', '#order [value="JA"]').click()
     button = opened.find_element('css selector', '#cards li:nth-child(1) button')
     opened.execute_script('arguments[0].focus()', button)
-    press(opened, 'ENTER')
-    assert large(opened) == ['b_9', 'image']
-    press(opened, 'ARROW_RIGHT', 'ARROW_RIGHT')
-    assert large(opened) == ['b_10', 'image']
-    press(opened, 'ARROW_RIGHT', 'ARROW_RIGHT')  # the last one stays
-    assert large(opened) == ['ü', 'image']
-    press(opened, 'ARROW_DOWN')
-    assert large(opened) == ['ü', 'soft mask']
-    press(opened, 'ARROW_LEFT', 'ARROW_UP', 'ARROW_UP')
-    assert large(opened) == ['b_10', 'overlay']
-    press(opened, 'ESCAPE')
-    assert large(opened) is None
+    for keys, shown in ((['ENTER'], ['b_9', 'image']), (['RIGHT', 'RIGHT'], ['b_10', 'image']),
+                        (['RIGHT', 'RIGHT'], ['ü', 'image']),  # the last one stays
+                        (['DOWN'], ['ü', 'soft mask']),
+                        (['LEFT', 'UP', 'UP'], ['b_10', 'overlay']), (['ESCAPE'], None)):
+        press(opened, *keys)
+        assert large(opened) == shown
     assert opened.switch_to.active_element == button
 
 

@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -32,18 +30,15 @@ def run():
     from reporting import curves
 
     rank, world_size = (int(os.environ[name]) for name in ('RANK', 'WORLD_SIZE'))
-    server = dist.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']),
-                           is_master=False)
+    server = dist.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']))
     train, init = trainer.Trainer.train, dist.init_process_group
 
     def train_and_keep(self, *arguments):
         train(self, *arguments)
         torch.save(self.stage.networks.state_dict(), f'{{number}}_{{rank}}.pt')
-
     def init_anew(backend):
-        init(backend, store=dist.PrefixStore(f'line {{number}}', server), rank=rank,
-             world_size=world_size)
-
+        store = dist.PrefixStore(f'line {{number}}', server)
+        init(backend, store=store, rank=rank, world_size=world_size)
     trainer.Trainer.train, dist.init_process_group = train_and_keep, init_anew
     curves.draw = lambda folder: None
     inference.model_selection.worker_pool = ThreadPoolExecutor
@@ -57,8 +52,8 @@ if __name__ == '__main__':  # not in its worker processes
 '''
 
 
-def launch(folder: Path, *lines: tuple[Places, list[Any]]) -> subprocess.Popen:
-    """The driver with these command lines under torchrun, begun and not waited for."""
+def launch(folder, *lines):
+    """The driver under torchrun with these (places, command line), begun and not waited for."""
     (folder / 'lines.json').write_text(json.dumps(
         [[str(text) for text in (*places.flags, *line)] for places, line in lines]))
     (folder / 'driver.py').write_text(DRIVER)
@@ -68,13 +63,13 @@ def launch(folder: Path, *lines: tuple[Places, list[Any]]) -> subprocess.Popen:
         env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
-def losses(places: Places, stage: int) -> list[dict[str, float]]:
+def losses(places, stage):
     return [{name: float(value) for name, value in row.items()}
             for row in read_csv(places.results / f'log{stage}' / 'losses.csv')]
 
 
 @pytest.fixture(scope='module')
-def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def runs(tmp_path_factory):
     """The same runs by one process and by two: stage 1 of both generations, one iteration, then
     from there one more by the other number of processes; stage 2 from one teacher; val and test of
     the student that one process trained. At last a batch that two processes cannot share."""
@@ -94,13 +89,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     single['student'].done(*student)
     for places in (single['test'], double['test']):  # val writes beside its checkpoint
         shutil.copytree(single['student'].results / 'model2', places.results / 'model2')
-    score = [['--phase', 'val', '--stage', 2, '--teacher', teacher],
-             ['--phase', 'test', '--stage', 2, '--teacher', teacher, '--postprocess', 'crf']]
-
+    score = [['--stage', 2, '--teacher', teacher, '--phase', *phase]
+             for phase in (['val'], ['test', '--postprocess', 'crf'])]
     lines = [(double[name], [*stage_1[name], 1]) for name in GENERATIONS]
     lines += [(single[name], [*stage_1[name], *resume]) for name in GENERATIONS]
-    lines += [(double['student'], student)]
-    lines += [(double['test'], line) for line in score]
+    lines += [(double['student'], student), *((double['test'], line) for line in score)]
     lines += [(Places(data_root, root / 'uneven'), [*TINY_FLAGS, *STAGE_1, '--batch_size', 3])]
     running = launch(root, *lines)
     try:
@@ -117,7 +110,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize('generation', GENERATIONS)
-def test_stage_1_and_resuming_with_another_number(runs: SimpleNamespace, generation: str) -> None:
+def test_stage_1_and_resuming_with_another_number(runs, generation):
     places = [runs.single[generation], runs.double[generation]]
     one, two = (losses(of_number, 1) for of_number in places)
     assert len(one) == len(two) == 2 and one[0] == pytest.approx(two[0], rel=1e-4, abs=1e-6)
@@ -128,22 +121,21 @@ def test_stage_1_and_resuming_with_another_number(runs: SimpleNamespace, generat
     assert files[0] == files[1]
 
 
-def test_all_processes_end_with_equal_networks(runs: SimpleNamespace) -> None:
+def test_all_processes_end_with_equal_networks(runs):
     """To the bit, so that the main process may save for all."""
     for line in range(TRAININGS):
-        states = [torch.load(runs.root / f'{line}_{rank}.pt', weights_only=True)
-                  for rank in range(2)]
-        assert states[0] and same(*states)
+        first, second = (torch.load(runs.root / f'{line}_{rank}.pt') for rank in range(2))
+        assert first and same(first, second)
 
 
-def test_stage_2(runs: SimpleNamespace) -> None:
+def test_stage_2(runs):
     one, two = (losses(places['student'], 2) for places in (runs.single, runs.double))
     assert len(one) == 3
     for row_of_one, row_of_two in zip(one, two, strict=True):
         assert row_of_one == pytest.approx(row_of_two, rel=2e-3, abs=1e-6)
 
 
-def test_val_and_test_are_equal_to_the_last_digit(runs: SimpleNamespace) -> None:
+def test_val_and_test_are_equal_to_the_last_digit(runs):
     contents = []
     for results in (runs.single['test'].results, runs.double['test'].results):
         texts = [(results / name).read_text().replace(str(results), '')
@@ -154,8 +146,7 @@ def test_val_and_test_are_equal_to_the_last_digit(runs: SimpleNamespace) -> None
     assert contents[0] == contents[1] and any('overlay' in name for name in contents[0][1])
 
 
-def test_the_main_process_alone_prints_and_refuses_what_cannot_be_shared(
-        runs: SimpleNamespace) -> None:
+def test_the_main_process_alone_prints_and_refuses_what_cannot_be_shared(runs):
     counts = [runs.stdout.count(f'finished at iteration {number}') for number in (1, 2, 3)]
     assert counts == [2, 2, 1]
     errors = [line for line in runs.stderr.splitlines() if line.startswith('error: ')]
@@ -166,8 +157,7 @@ def test_the_main_process_alone_prints_and_refuses_what_cannot_be_shared(
 
 @pytest.mark.parametrize('name, reason', [('SIGTERM', 'SIGTERM'),  # forwarded, as SIGINT is
                                           ('SIGUSR1', 'torchrun has ended')])  # not forwarded
-def test_a_signal_to_torchrun_saves_in_order(name: str, reason: str, places: Places,
-                                             tmp_path: Path) -> None:
+def test_a_signal_to_torchrun_saves_in_order(name, reason, places, tmp_path):
     flags = [*TINY_FLAGS, *STAGE_1, '--batch_size', 2, '--print_freq', 1, '--save_freq', 10 ** 6]
     running = launch(tmp_path, (places, [*flags, '--iteration', 10 ** 6]))
     first_grid = places.results / 'img1' / 'A2B_0000001.png'

@@ -11,10 +11,11 @@ from networks import build_networks, count_parameters
 from runtime import preflight
 
 RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 1]
+DRY_RUN = [*RUN, '--dry_run', 'True']
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(places):
-    out = places.done(*RUN, '--dry_run', 'True')
+    out = places.done(*DRY_RUN)
     for text in ('stage 0: localizer (ours recipe), starts anew', 'stage 1: label transfer (ours',
                  'stage 2: student (ours', '5 disease and 3 normal images',
                  '2 labeled images in val', 'nothing was written'):
@@ -25,24 +26,24 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(places):
 
 def test_a_dry_run_of_a_stage_that_has_run(stage_1_run):
     before = sorted(stage_1_run.results.rglob('*'))
-    dry_run = [*RUN, *STAGE_1, '--dry_run', 'True']
-    assert f'would be moved to {stage_1_run.results}/earlier_' in stage_1_run.done(*dry_run)
-    assert '(published recipe), resumes' in stage_1_run.done(*dry_run, '--resume', 'True')
+    moved = f'would be moved to {stage_1_run.results}/earlier_'
+    assert moved in stage_1_run.done(*DRY_RUN, *STAGE_1)
+    resumed = stage_1_run.done(*DRY_RUN, *STAGE_1, '--resume', 'True')
+    assert '(published recipe), resumes' in resumed
     assert sorted(stage_1_run.results.rglob('*')) == before
 
 
 def test_a_dry_run_finds_what_would_stop_the_run(places, monkeypatch):
     (places.data / 'trainA' / 'x.png').write_text('text')
-    refused = places.run(*RUN, '--dry_run', 'True')
+    refused = places.run(*DRY_RUN)
     assert refused.returncode == 2 and 'x.png' in refused.stderr
     (places.data / 'trainA' / 'x.png').unlink()
-    assert_one_line_error(places.run(*RUN, '--dry_run', 'True', '--result_dir',
-                                     places.data / 'trainA' / 'a0.png' / 'x'), '--result_dir')
-    assert_one_line_error(places.run('--phase', 'train', '--stage', 2, '--dry_run', 'True'),
+    no_folder = places.data / 'trainA' / 'a0.png' / 'x'
+    assert_one_line_error(places.run(*DRY_RUN, '--result_dir', no_folder), '--result_dir')
+    assert_one_line_error(places.run(*DRY_RUN[:2], '--stage', 2, *DRY_RUN[-2:]),
                           'stage-1 network is needed')
     monkeypatch.setattr(preflight.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1000))
-    assert_one_line_error(places.run(*RUN, '--dry_run', 'True'), 'checkpoints need',
-                          '--keep_checkpoints')
+    assert_one_line_error(places.run(*DRY_RUN), 'checkpoints need', '--keep_checkpoints')
     assert_one_line_error(places.run('--phase', 'test', '--dry_run', 'True'), '--dry_run')
 
 
@@ -51,7 +52,7 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(places):
         assert_one_line_error(places.run(*RUN, *STAGE_1, *flags), flags[0], 'of memory')
 
 
-def test_disk_and_memory_follow_the_networks():
+def test_disk_and_memory_follow_the_networks(stage_1_run):
     small, large = (resolve({**TINY, 'recipe': 'published', 'ch': ch}) for ch in (4, 8))
     of_small, of_large = count_parameters(small), count_parameters(large)
     built = build_networks(small, names=['genA2B'])['genA2B']
@@ -62,9 +63,7 @@ def test_disk_and_memory_follow_the_networks():
     counts = count_parameters(student)
     per_network = sum(counts.values()) / 3
     assert preflight.disk_needed(student, counts) == pytest.approx(3 * per_network * (12 + 4 + 4))
-
-
-def test_checkpoints_are_as_large_as_predicted(stage_1_run):
+    # and checkpoints are as large as predicted
     config = resolve({**TINY, 'recipe': 'published', 'keep_checkpoints': 1})
     predicted = preflight.disk_needed(config, count_parameters(config)) / 3
     size = (stage_1_run.results / 'model1' / 'Tiny_params_0000002.pt').stat().st_size

@@ -12,7 +12,6 @@ def test_results_come_in_order(threads):
     def slow_at_first(number):
         time.sleep(0.02 if number < 3 else 0)
         return number ** 2
-
     squares = [number ** 2 for number in range(20)]
     assert list(prefetch(slow_at_first, range(20), threads)) == squares
     assert list(prefetch(slow_at_first, [], threads)) == []
@@ -26,7 +25,6 @@ def test_only_so_many_results_wait():
         for number in range(1000):
             taken.append(number)
             yield number
-
     results = prefetch(lambda number: number, items(), 2)
     for _ in range(10):
         next(results)
@@ -42,10 +40,7 @@ def test_an_error_arrives_and_ends_the_work():
             raise ValueError('five')
         done.append(number)
         return number
-
-    results = prefetch(fails, range(1000), 2)
     with pytest.raises(ValueError, match='five'):
-        list(results)
+        list(prefetch(fails, range(1000), 2))
     assert len(done) < 20
-    assert not [thread for thread in threading.enumerate()
-                if thread.name.startswith('ThreadPoolExecutor')]
+    assert not any('ThreadPoolExecutor' in thread.name for thread in threading.enumerate())

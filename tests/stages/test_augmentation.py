@@ -1,51 +1,42 @@
-"""Augmentation of whole batches: what it changes, what it keeps, and on what it depends.
-
-That of single images, the published one, is tested where images are read: tests/test_dataset.py.
-"""
+"""Augmentation of whole batches. That of single images, the published one, is in test_dataset."""
 import pytest
 import torch
 
 from helpers import squares
-from stages.augmentation import (
-    BatchRandom,
-    blur_jitter,
-    color_jitter,
-    contrast_jitter,
-    random_affine,
-)
+from stages import augmentation
 
 
-def numbers(seed: int, count: int) -> BatchRandom:
-    return BatchRandom(torch.Generator().manual_seed(seed), count)
+def numbers(seed: int, count: int, *places: list[int]) -> augmentation.BatchRandom:
+    return augmentation.BatchRandom(torch.Generator().manual_seed(seed), count, *places)
 
 
 def test_image_and_target_move_together():
     """An image that is its own mask stays so under the geometry; color moves it but little."""
     _, mask = squares(16)
     image, random = (mask * 2 - 1).repeat(1, 3, 1, 1), numbers(1, 16)
-    moved, target = random_affine(torch.cat([image, mask], 1), random, 180).split([3, 1], 1)
-    moved, target = color_jitter(moved, random), target.round()
+    both = augmentation.random_affine(torch.cat([image, mask], 1), random, 180)
+    moved, target = augmentation.color_jitter(both[:, :3], random), both[:, 3:].round()
     assert set(target.unique().tolist()) <= {0.0, 1.0} and -1 <= moved.min() <= moved.max() <= 1
     bright = (moved.mean(1, keepdim=True) > 0).float()
     assert (bright - target).abs().mean() < 0.03
     assert (target - mask).abs().mean() > 0.02  # and it did move
 
 
-@pytest.mark.parametrize('change', [
-    lambda image, random: random_affine(image, random, 180), color_jitter, contrast_jitter,
-    blur_jitter], ids=['random_affine', 'color_jitter', 'contrast_jitter', 'blur_jitter'])
-def test_it_depends_on_its_seed_alone_and_not_on_who_computes_it(change):
+@pytest.mark.parametrize('name, more', [('random_affine', [180]), ('color_jitter', []),
+                                        ('contrast_jitter', []), ('blur_jitter', [])])
+def test_it_depends_on_its_seed_alone_and_not_on_who_computes_it(name, more):
+    change = getattr(augmentation, name)
     image = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    once, again, other = (change(image, numbers(seed, 6)) for seed in (3, 3, 4))
+    once, again, other = (change(image, numbers(seed, 6), *more) for seed in (3, 3, 4))
     assert torch.equal(once, again) and not torch.equal(once, other)
     places = [1, 4, 5]  # as the second of two processes has them
-    part = change(image[places], BatchRandom(torch.Generator().manual_seed(3), 6, places))
+    part = change(image[places], numbers(3, 6, places), *more)
     assert torch.allclose(part, once[places], atol=1e-6)
 
 
 def test_blurred_images_keep_range_and_mean():
     image = torch.rand(32, 3, 32, 32) * 2 - 1
-    blurred = blur_jitter(image, numbers(1, 32))
+    blurred = augmentation.blur_jitter(image, numbers(1, 32))
     assert blurred.abs().max() <= 1
     assert 4 <= (blurred == image).all((1, 2, 3)).sum() <= 16  # three of ten stay
     assert (blurred.mean((1, 2, 3)) - image.mean((1, 2, 3))).abs().max() < 0.05
@@ -55,7 +46,7 @@ def test_blurred_images_keep_range_and_mean():
 def test_contrast_jitter_moves_lesions_towards_or_away_from_the_usual_color():
     image = torch.full((64, 3, 16, 16), 0.2)
     image[:, :, 4:8, 4:8] = -0.3
-    changed = contrast_jitter(image, numbers(0, 64))
+    changed = augmentation.contrast_jitter(image, numbers(0, 64))
     assert -1 <= changed.min() and changed.max() <= 1
     contrast = (changed[:, :, 0, 0] - changed[:, :, 5, 5]) / 0.5
     assert torch.allclose(contrast, contrast[:, :1].expand(-1, 3), atol=1e-5)  # of all channels

@@ -1,13 +1,11 @@
 """The localizer of stage 0: its localization maps, what it learns, and its schedule."""
 import math
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from config import Config, resolve
-from helpers import TINY
+from helpers import TINY, squares
 from networks import Localizer
 from stages.localizer import LocalizerStage
 
@@ -44,38 +42,24 @@ def test_without_an_upright_side_rotated_images_have_rotated_maps(network):
         assert bool(stage.mask_network.any_orientation) == (tta == 'flips')
 
 
-def noise_with_squares(count: int, seed: int, diseased: bool = True) -> tuple[Tensor, np.ndarray]:
-    """Noise images on a random gray; diseased ones hold a bright square. And their masks."""
-    rng = np.random.default_rng(seed)
-    images = rng.uniform(-0.6, 0, (count, 1, 1, 1)) + rng.normal(0, 0.1, (count, 3, 32, 32))
-    masks = np.zeros((count, 32, 32), bool)
-    for image, mask in zip(images, masks, strict=True):
-        top, left = rng.integers(4, 20, 2)
-        if diseased:
-            mask[top:top + 9, left:left + 9] = True
-            image[:, mask] += 0.8
-    return torch.from_numpy(images.clip(-1, 1).astype(np.float32)), masks
-
-
 def test_it_localizes_what_only_disease_images_have():
-    config = resolve({'dataset': 'any', 'stage': 0, 'ch': 8, 'img_size': 32, 'iteration': 80,
-                      'batch_size': 8, 'device': 'cpu'})
+    config = resolve({'dataset': 'any', 'stage': 0, 'ch': 8, 'img_size': 32, 'iteration': 80})
     torch.manual_seed(0)
     stage = LocalizerStage(config, torch.device('cpu'))
     for iteration in range(80):
         for group in stage.optimizers['localizer'].param_groups:
             group['lr'] = config.lr * stage.schedule(iteration / 80)
-        result = stage.step({'A': noise_with_squares(8, iteration)[0],
-                             'B': noise_with_squares(8, iteration + 1000, False)[0]}, iteration)
+        gray = torch.rand(2, 8, 1, 1, 1) * 0.6  # of whole images, so that it tells nothing
+        diseased = (squares(8, seed=iteration)[0] + gray[0]).clamp(max=1)
+        normal = torch.rand(8, 3, 32, 32) * 0.6 - 1 + gray[1]
+        result = stage.step({'A': diseased, 'B': normal}, iteration)
         assert all(math.isfinite(value) for value in result.losses.values())
         assert 0 <= result.mask_share <= 1 and not result.skipped
-    image, mask = noise_with_squares(32, 5000)
-    stage.networks.eval()
-    with torch.no_grad():
-        maps = stage.mask_network.predict_mask(image).mask[:, 0].numpy()
-    assert maps[mask].mean() > 1.5 * maps[~mask].mean()
-    brightest = [mask[index].flat[of_image.argmax()] for index, of_image in enumerate(maps)]
-    assert np.mean(brightest) > 0.8
+    image, masks = squares(32, seed=5000)
+    maps = stage.networks.eval()['localizer'].predict_mask(image).mask
+    assert maps[masks > 0].mean() > 1.5 * maps[masks == 0].mean()
+    brightest = masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))
+    assert brightest.mean() > 0.8
     assert not stage.final_warning()
     stage.recent_loss.fill_(0.6)
     assert 'hardly distinguishes' in stage.final_warning()

@@ -1,28 +1,24 @@
 """The teacher: which file it is, its soft masks as files, and pseudo-labels of them."""
-from typing import Any
-
 import numpy as np
 import torch
 from PIL import Image
 
 import dataset
-from config import Config, resolve
-from helpers import Places, assert_one_line_error, disc, names, read_pixels
+from config import resolve
+from helpers import TINY, assert_one_line_error, disc, names, read_pixels
 from inference.metrics import jaccard
 from stages.pseudo_labels import PseudoLabeler, choose_teacher, pseudo_labels
 
 CPU = torch.device('cpu')
 
 
-def config_of(places: Places, **changed: Any) -> Config:
-    return resolve({'dataset': 'Tiny', 'data_root': str(places.data.parent), 'device': 'cpu',
-                    'result_dir': str(places.results.parent), 'num_workers': 0, 'stage': 2,
-                    'img_size': 32, 'n_dis': 4, **changed})
+def config_of(places, **changed):
+    return resolve({**TINY, 'stage': 2, 'dataset': 'Tiny', 'data_root': str(places.data.parent),
+                    'result_dir': str(places.results.parent), **changed})
 
 
 def test_a_pseudo_label_is_the_segmentation_of_a_soft_mask():
-    lesion, shifted = (torch.from_numpy(disc((32, 32), center, 8))
-                       for center in ((15, 17), (15, 19)))
+    lesion, shifted = (torch.from_numpy(disc((32, 32), (15, column), 8)) for column in (17, 19))
     image = torch.where(lesion, -0.5, 0.6).expand(1, 3, 32, 32)
     config = resolve({'stage': 2, 'keep_components': 'all'})
 
@@ -31,7 +27,6 @@ def test_a_pseudo_label_is_the_segmentation_of_a_soft_mask():
         label, = pseudo_labels(soft, image if refine else None, config, refine)
         assert label.dtype == bool
         return jaccard(label, lesion.numpy())
-
     assert agreement(lesion, refine=False) > 0.95
     assert agreement(shifted, refine=True) > agreement(shifted, refine=False)
 
@@ -43,19 +38,18 @@ def test_pseudo_masks_are_the_soft_masks_of_stage_1(stage_1):
     assert [out.count(f'syn_{split}') for split in ('trainA', 'valA', 'testA')] == [1, 1, 1]
     assert names(stage_1.results / 'syn_testA') == ['source.json', 't0.png', 't1.png', 't2.png']
     stage_1.done('--phase', 'test', '--postprocess', 'otsu')
-    for stem in ('t0', 't1', 't2'):
-        assert (read_pixels(stage_1.results / 'syn_testA' / f'{stem}.png')
-                == read_pixels(stage_1.results / 'test1' / 'best' / 'mask' / f'{stem}.png')).all()
+    for name in ('t0.png', 't1.png', 't2.png'):
+        tested = read_pixels(stage_1.results / 'test1' / 'best' / 'mask' / name)
+        assert (read_pixels(stage_1.results / 'syn_testA' / name) == tested).all()
 
 
 def test_soft_masks_are_made_again_only_for_another_teacher(stage_1):
     file = stage_1.results / 'model1' / 'best.pt'
 
-    def time_of_writing(**changed: Any) -> int:
+    def time_of_writing(**changed):
         teacher = PseudoLabeler(config_of(stage_1, **changed), file, CPU)
         paths = dataset.list_images(stage_1.data / 'trainA')
         return teacher.masks('trainA', paths)['a0'].stat().st_mtime_ns
-
     first = time_of_writing()
     assert time_of_writing() == time_of_writing(seed=5) == first
     flipped = time_of_writing(tta='flips')
@@ -69,11 +63,9 @@ def test_soft_masks_are_made_again_only_for_another_teacher(stage_1):
 def test_soft_masks_of_a_taught_network_lie_between_its_own_and_the_localizers(all_stages):
     def pixels(kind: str) -> np.ndarray:
         return read_pixels(all_stages.results / f'{kind}_trainA' / 'a0.png').astype(float)
-
     def soft_mask(share: float) -> np.ndarray:
         all_stages.done('--phase', 'pseudo_mask', '--localizer_share', share)
         return pixels('syn')
-
     localization, alone = pixels('localization'), soft_mask(0)
     assert (soft_mask(1) == localization).all() and not (alone == localization).all()
     assert np.abs(soft_mask(0.5) - (alone + localization) / 2).max() <= 0.5
@@ -81,13 +73,12 @@ def test_soft_masks_of_a_taught_network_lie_between_its_own_and_the_localizers(a
 
 def test_published_masks_are_read_where_present(places, small_stages):
     """Without any stage-1 network."""
-    mask = np.zeros((36, 40), np.uint8)
-    mask[10:20, 12:24] = 230
+    mask = Image.new('L', (40, 36))
+    mask.paste(230, (12, 10, 24, 20))
     for split, images in (('trainA', 'trainA'), ('valA', 'val/images'), ('testA', 'testA')):
-        folder = places.data / f'syn_{split}'
-        folder.mkdir()
-        for path in (places.data / images).iterdir():
-            Image.fromarray(mask).save(folder / f'{path.stem}.png')
+        (places.data / f'syn_{split}').mkdir()
+        for name in names(places.data / images):
+            mask.save(places.data / f'syn_{split}' / name)
     train = ['--phase', 'train', '--stage', 2, '--normal_batch', 1]
     out = places.done(*train)
     assert 'syn_*' in out and not (places.results / 'syn_trainA').exists()

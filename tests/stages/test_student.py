@@ -8,50 +8,43 @@ import pytest
 import torch
 from torch import Tensor
 
+import networks
 from config import Config
 from helpers import TINY, same, squares
 from inference.metrics import jaccard
 from inference.refinement import CORE, erode
-from networks import (
-    BatchNormBlock,
-    LocalizerStudent,
-    MaskPrediction,
-    SegmentationNetwork,
-    build_networks,
-)
 from stages import student
 from stages.student import StudentStage
 
 
 def batch_of(image: Tensor, mask: Tensor, normal: int = 2) -> dict[str, Tensor]:
     """A batch whose soft masks are `mask`."""
-    rng = np.random.default_rng(9)
-    empty = rng.uniform(-1, -0.4, (normal, *image.shape[1:])).astype(np.float32)
-    return {'A': image, 'B': torch.from_numpy(empty), 'mask': mask * 2 - 1}
+    rng = torch.Generator().manual_seed(9)
+    empty = torch.rand(normal, *image.shape[1:], generator=rng) * 0.6 - 1
+    return {'A': image, 'B': empty, 'mask': mask * 2 - 1}
 
 
 @pytest.fixture
 def make_student(tiny_config):
     def make(**changed):
         torch.manual_seed(0)
-        return StudentStage(tiny_config(stage=2, **{'iteration': 50, 'batch_size': 4, 'ch': 8,
-                                                    'lr': 3e-3, **changed}), torch.device('cpu'))
+        options = {'stage': 2, 'iteration': 50, 'batch_size': 4, 'ch': 8, 'lr': 3e-3, **changed}
+        return StudentStage(tiny_config(**options), torch.device('cpu'))
     return make
 
 
 @pytest.mark.parametrize('ch, size, img_ch', [(4, (32, 32), 1), (6, (48, 36), 3),
                                               (3, (100, 60), 3)])
 def test_the_network_keeps_the_size(ch, size, img_ch):
-    network = SegmentationNetwork(Config(stage=2, **{**TINY, 'ch': ch, 'img_ch': img_ch}))
+    network = networks.SegmentationNetwork(Config(stage=2, **{**TINY, 'ch': ch, 'img_ch': img_ch}))
     output = network.predict_mask(torch.rand(2, img_ch, *size) * 2 - 1)
-    assert output.mask.shape == (2, 1, *size)
+    assert output.mask.shape == (2, 1, *size) and output.heatmap is None
     assert 0 <= output.mask.min() <= output.mask.max() <= 1
-    assert output.heatmap is None
 
 
-def trained_localizer(ch: int) -> SimpleNamespace:
+def trained_localizer() -> SimpleNamespace:
     """A localizer as if it had learned, as a checkpoint: no statistic is at its start."""
-    localizer = build_networks(Config(stage=0, **{**TINY, 'ch': ch}))['localizer']
+    localizer = networks.Localizer(Config(stage=0, **{**TINY, 'ch': 8}))
     with torch.no_grad():
         for _ in range(3):
             localizer(torch.rand(4, 3, 32, 32) * 2 - 1)
@@ -61,26 +54,26 @@ def trained_localizer(ch: int) -> SimpleNamespace:
 
 @pytest.mark.parametrize('size', [(32, 32), (16, 20)])
 def test_a_student_that_starts_from_the_localizer_begins_as_it(make_student, size):
-    localizer = trained_localizer(8)
+    localizer = trained_localizer()
     stage = make_student(student_network='localizer')
     stage.start_from_teacher(localizer, 'teacher.pt')
     image = torch.rand(2, 3, *size) * 2 - 1
-    enlarged = torch.nn.functional.interpolate(localizer.network(image), size=size,
-                                               mode='bilinear')
+    enlarged = torch.nn.functional.interpolate(localizer.network(image), size, mode='bilinear')
     for network in stage.networks.values():
-        assert isinstance(network, LocalizerStudent)
+        assert isinstance(network, networks.LocalizerStudent)
         assert torch.allclose(network.train()(image), enlarged, atol=1e-5)
 
 
 def test_it_learns_without_touching_the_statistics_of_stage_0(make_student):
     stage = make_student(student_network='localizer', target_update_freq=0)
-    stage.start_from_teacher(trained_localizer(8), 'teacher.pt')
+    stage.start_from_teacher(trained_localizer(), 'teacher.pt')
     before = {name: buffer.clone() for name, buffer in stage.networks.named_buffers()}
     totals = [stage.step(batch_of(*squares(4, seed=number)), number).losses['total']
               for number in range(30)]
     assert totals[-1] < 0.7 * totals[0]
     assert same(before, dict(stage.networks.named_buffers()))
-    assert any(isinstance(part, BatchNormBlock) for part in stage.networks['ema'].modules())
+    parts = stage.networks['ema'].modules()
+    assert any(isinstance(part, networks.BatchNormBlock) for part in parts)
 
 
 @pytest.mark.parametrize('normal', [0, 2])
@@ -90,15 +83,13 @@ def test_it_learns_what_the_teacher_shows(make_student, normal):
                          min_teacher_iou=0.0)
     for iteration in range(35):
         image, mask = squares(4, seed=iteration)
-        incomplete = mask * (torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(
-            iteration)) > 0.2)
-        result = stage.step(batch_of(image, incomplete, normal), iteration)
+        kept = torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(iteration)) > 0.2
+        result = stage.step(batch_of(image, mask * kept, normal), iteration)
         assert all(math.isfinite(value) for value in result.losses.values())
         assert 0 <= result.mask_share <= 1
     stage.networks.eval()
     image, mask = squares(16, seed=1000)
-    with torch.no_grad():
-        segmentation = stage.mask_network.predict_mask(image).mask > 0.5
+    segmentation = stage.mask_network.predict_mask(image).mask > 0.5
     assert jaccard(segmentation.numpy(), mask.numpy() > 0) > 0.7
 
 
@@ -114,20 +105,18 @@ def test_first_pseudo_labels_are_made_once(make_student, monkeypatch):
 
 def show(stage: StudentStage, mask: Tensor) -> None:
     """Let the target network always give this soft mask."""
-    stage.networks['target'].predict_mask = lambda image: MaskPrediction(mask)
+    stage.networks['target'].predict_mask = lambda image: networks.MaskPrediction(mask)
 
 
 def test_pseudo_labels_before_and_after_the_warm_up(make_student):
     image, mask = squares(3)
-    # of the first image the mask moved a little, of the others nothing at all
-    soft = torch.full_like(mask, 0.1)
+    soft = torch.full_like(mask, 0.1)  # of the first image the mask moved a little, else nothing
     soft[0] = 0.1 + 0.8 * mask[0].roll(2, -1)
 
     def targets(iteration: int, **changed: float) -> Tensor:
         stage = make_student(warm_up=10, keep_components='all', refine=False, **changed)
         show(stage, soft)
         return stage.targets(batch_of(image, mask), iteration)
-
     assert torch.equal(targets(9, min_teacher_iou=0.3), mask)
     target = targets(10, min_teacher_iou=0.3)
     assert torch.equal(target[0], mask[0].roll(2, -1))
@@ -151,10 +140,10 @@ def test_the_target_network_is_updated_from_ema_when_it_is_due(make_student):
     stage = make_student(warm_up=2, target_update_freq=3)
     first = copy.deepcopy(stage.networks['target'].state_dict())
     updated = []
-    for iteration in range(8):
-        stage.step(batch_of(*squares(4, seed=iteration)), iteration)
+    for iteration in range(1, 9):
+        stage.step(batch_of(*squares(4, seed=iteration)), iteration - 1)
         target, ema = (dict(stage.networks[name].state_dict()) for name in ('target', 'ema'))
-        updated += [iteration + 1] if same(target, ema) else []
+        updated += [iteration] if same(target, ema) else []
     assert updated == [2, 5, 8] and not same(target, first)
 
 
@@ -162,6 +151,6 @@ def test_ema_follows_its_formula(make_student):
     stage = make_student(ema_decay=0.5)
     before = [parameter.clone() for parameter in stage.networks['ema'].parameters()]
     stage.step(batch_of(*squares(4)), 20)  # far enough for the decay to be 0.5
-    for old, mean, new in zip(before, stage.networks['ema'].parameters(),
-                              stage.networks['student'].parameters(), strict=True):
+    after = (stage.networks[name].parameters() for name in ('ema', 'student'))
+    for old, mean, new in zip(before, *after, strict=True):
         assert torch.allclose(mean, 0.5 * old + 0.5 * new, atol=1e-6)
