@@ -61,8 +61,6 @@ ROWS = {
 # as published, the first generation collapses on LGG to copying its input (JA 0.4)
 INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}
 THRESHOLDS = np.arange(0.05, 1, 0.05)
-
-
 RIM = 20  # px of a 256 px image inside the outline of the head that are no lesion; chosen on val
 
 

@@ -101,6 +101,7 @@ class ClassAttention(nn.Module):
         self.activation = activation
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features B×C×h×w to attended features, class logits B×2, heatmap B×1×h×w."""
         logits, weighted = [], []
         for linear, pool in ((self.average_logit, F.adaptive_avg_pool2d),
                              (self.maximum_logit, F.adaptive_max_pool2d)):
@@ -143,6 +144,7 @@ class FirstGenerator(nn.Module):
         self.recon_decoder = Decoder(channels, 3, 7, torch.tanh)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Images B×3×H×W in [-1, 1] to everything computed of them, by name."""
         features = self.encoder(torch.cat([image, image.detach()], 1))
         attended, cam_logit, _ = self.class_attention(self.attention_residual(features))
         mask = self.mask_decoder(attended)
@@ -171,6 +173,7 @@ class SecondGenerator(nn.Module):
         self.recon_decoder = Decoder(channels, 3, 7, torch.tanh)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Images B×3×H×W in [-1, 1] to everything computed of them, by name."""
         features = self.encoder(image)
         attended, cam_logit, _ = self.class_attention(self.split(features))
         mask = torch.sigmoid(padded(self.mask_output, attended))

@@ -89,11 +89,12 @@ class LabelTransferStage(Stage):
             for name, term in terms.items():
                 sums[name] += term.detach()
         # ------------------------------------------------------------------------ update
-        generator = sum(sums[name] for name in self.loss_names[2:])
+        discriminator = sums.pop('discriminator')
+        generator = sum(sums.values())
         skipped = skipped + step_if_finite(self.optimizers['generators'], generator)
         for name in GENERATORS:
             clip_rho(self.networks[name])
-        values = {name: sums[name] for name in self.loss_names} | {'generator': generator}
+        values = {'discriminator': discriminator, 'generator': generator, **sums}
         return StepResult(values, mask_share, skipped.clamp(max=1))
 
     def _conditioning(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
