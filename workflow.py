@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from config import ARCHITECTURE, SAVED, Config, preset, resolve
+from config import ARCHITECTURE, SAVED, Config, resolve
 from runtime import signals
 from utils import UserError, make_folder
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answ
 
 Flags = dict[str, Any]
 TORCH_FLOOR = (2, 10)  # below, loading a file can run code or corrupt memory
-IMAGE_OPTIONS = ('img_size', 'img_ch')
 # with several stages in one command these flags are stage 1's, and the others keep their presets
 OF_STAGE_1 = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch_size', 'lr',
               'weight_decay', 'decay_flag', 'augment', 'checkpoint')
@@ -154,23 +153,17 @@ def read_checkpoints(flags: Flags) -> tuple[Config, list[tuple['Checkpoint', Con
     return config, sources
 
 
-def inherited_options(config: Config) -> Flags:
-    """What a new run of stage 2 takes over from its teacher unless flags say otherwise: the size of
-    images; in published stage 2, which is stage 1 again, all. A student that starts from the
-    localizer takes over its width too, or is a U-Net where there is no localizer."""
+def inherited_options(config: Config, of_teacher: Flags | None = None) -> Flags:
+    """What a new run of stage 2 takes over from its teacher unless flags say otherwise: a student
+    the channels of images; published stage 2, which is stage 1 again, all. `of_teacher` are the
+    teacher's options; without them they are read from its checkpoint."""
     import checkpoint as checkpoints
-    from stages.pseudo_labels import choose_teacher, localizer_behind
-    teacher = choose_teacher(config)
-    source = checkpoints.read(teacher) if teacher else None
-    names = IMAGE_OPTIONS if config.method == 'student' else SAVED
-    options = {}
-    if (config.method, config.student_network) == ('student', 'localizer'):
-        if localizer := source and localizer_behind(source):
-            source, names = checkpoints.read(localizer), (*IMAGE_OPTIONS, 'ch')
-        else:
-            options = {'student_network': 'unet', 'lr': preset(stage=2)['lr']}
-    saved = source.config if source else {}
-    return options | {name: saved[name] for name in names if name in saved}
+    from stages.pseudo_labels import choose_teacher
+    if of_teacher is None:
+        teacher = choose_teacher(config)
+        of_teacher = checkpoints.read(teacher).config if teacher else {}
+    names = ('img_ch',) if config.method == 'student' else SAVED
+    return {name: of_teacher[name] for name in names if name in of_teacher}
 
 
 # -------------------------------------------------------------------------------- carrying out
@@ -264,17 +257,14 @@ def prepare_data_folder(config: Config) -> None:
 def dry_run(runs: list[Run]) -> None:
     """Print what a training would do; raises UserError where it could not be done."""
     from trainer import Trainer
-    sizes = {}  # image options by stage
+    of_stage_1 = None
     for part in runs:
         config = resolve(part.flags)
         if config.phase != 'train':
             continue
-        if config.stage == 2:  # it takes the size of images over from an earlier stage
-            teacher = 0 if config.student_network == 'localizer' else 1
-            inherited = sizes[teacher] if teacher in sizes else inherited_options(config)
-            config = resolve(part.flags, inherited=inherited)
-        else:
-            sizes[config.stage] = {name: getattr(config, name) for name in IMAGE_OPTIONS}
+        if config.stage == 2:
+            config = resolve(part.flags, inherited=inherited_options(config, of_stage_1))
+        of_stage_1 = config.saved_values()
         Trainer(config).dry_run()
     print('dry run: nothing was written')
 

@@ -56,7 +56,7 @@ ROWS = {
     'ours, stage 2': ('ours', OURS, 'otsu'),
     FINAL: ('ours', OURS, 'val'),
     # a U-Net that learns from the labels of val
-    'ceiling': ('ceiling', [['--stage', '2', '--student_network', 'unet',
+    'ceiling': ('ceiling', [['--stage', '2', '--encoder', 'none',
                             '--target_update_freq', '0', '--refine', 'False']], 'val')}
 # as published, the first generation collapses on LGG to copying its input (JA 0.4)
 INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}

@@ -56,7 +56,9 @@ def run(config: Config, predictor: Predictor) -> int:
     make_folder(target.parent, '--output')
     network = MaskOnly(predictor.network, config)
     names = ['image', 'conditioning'] if predictor.stage1 else ['image']
-    any_size = config.light or config.method in ('localizer', 'student')  # full generators fix it
+    # full generators fix the size; padding of pretrained encoders depends on it
+    any_size = (config.encoder == 'none' if config.method == 'student'
+                else config.light or config.method == 'localizer')
     with atomic_write(target) as temporary:
         write(network, temporary, names, any_size)
         difference = compare(network, temporary, names, any_size)

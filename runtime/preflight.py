@@ -15,7 +15,7 @@ from utils import UserError, pick_device
 # disease image in a batch
 PROGRAM_BYTES = 0.7e9
 FEATURE_MAPS = {'first': 115, 'second': 128, 'localizer': 18, 'unet student': 60,
-                'localizer student': 20}  # maps of ch channels in float32
+                'pretrained student': 60}  # maps of ch channels in float32
 REFUSED_FROM = 2  # times the available memory; the estimate is not exact
 METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
                 'label_transfer_refine': 'label transfer given stage-1 soft masks',
@@ -24,8 +24,8 @@ METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
 
 def memory_needed(config: Config, counts: dict[str, int]) -> float:
     """About how many bytes training takes at its peak."""
-    kind = {'localizer': 'localizer', 'student': f'{config.student_network} student'}.get(
-        config.method, config.generation)
+    kind = {'localizer': 'localizer', 'student': 'unet student'}.get(config.method,
+                                                                     config.generation)
     pixels = math.prod(config.size) * config.batch_size
     return PROGRAM_BYTES + 16 * sum(counts.values()) + 4 * FEATURE_MAPS[kind] * config.ch * pixels
 

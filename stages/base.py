@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import checkpoint as checkpoints
 from config import MASK_NETWORK, Config
 from networks import build_networks, make_ready
 
@@ -77,10 +76,9 @@ class Stage(ABC):
         image and its mask come with equal `rng`. By default unchanged."""
         return image
 
-    def start_from_teacher(self, localizer: checkpoints.Checkpoint | None, origin: str) -> None:
-        """Called once before the first iteration of a new run: take over what the stage wants of
-        its teacher. `localizer` is the checkpoint of stage 0 behind the teacher, if there is one;
-        `origin` names the teacher for messages. By default nothing."""
+    def start(self) -> None:
+        """Called once before the first iteration of a run that starts from no checkpoint, for
+        weights that come from elsewhere. By default nothing."""
         return
 
     def state(self) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
+from networks import PretrainedEncoder
 from runtime import distributed
 
+PRETRAINED_RATE = 0.3
 GIVE_UP_AFTER = 10  # skipped iterations in a row
 COLLAPSED = {'empty': (0, 0.005), 'full': (0.9, 1)}  # mean mask of disease images, from … to
 
@@ -18,8 +20,16 @@ class NonFiniteError(Exception):
 
 def make_optimizer(networks: Iterable[nn.Module], config: Config, device: torch.device,
                    published: bool = False) -> torch.optim.Optimizer:
-    """AdamW with config.lr and config.weight_decay; `published`: Adam with betas 0.5, 0.999."""
-    parameters = [parameter for network in networks for parameter in network.parameters()]
+    """AdamW with config.lr and config.weight_decay, pretrained encoders at PRETRAINED_RATE of that
+    rate (`lr_scale` of their group); `published`: Adam with betas 0.5, 0.999."""
+    networks = list(networks)
+    pretrained = {parameter for network in networks for module in network.modules()
+                  if isinstance(module, PretrainedEncoder) for parameter in module.parameters()}
+    groups = {1.0: [], PRETRAINED_RATE: []}
+    for network in networks:
+        for parameter in network.parameters():
+            groups[PRETRAINED_RATE if parameter in pretrained else 1.0].append(parameter)
+    parameters = [{'params': group, 'lr_scale': scale} for scale, group in groups.items() if group]
     common = {'lr': config.lr, 'weight_decay': config.weight_decay,
               'fused': device.type in ('cpu', 'cuda')}
     if published:

@@ -57,13 +57,6 @@ class PseudoLabeler:
             self.taught_by = PseudoLabeler(config, path, device)
 
     @property
-    def localizer(self) -> checkpoints.Checkpoint | None:
-        """The checkpoint of stage 0: this teacher's own, or of the localizer that taught it."""
-        if self.taught_by:
-            return self.taught_by.checkpoint
-        return self.checkpoint if self.prefix == 'localization' else None
-
-    @property
     def origin(self) -> str:
         """Where the masks come from, for the user."""
         return str(self.checkpoint.path if self.checkpoint else self.config.data_folder / 'syn_*')

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import checkpoint as checkpoints
 from config import STUDENT_NETWORKS, Config
 from inference import refinement
 from inference.metrics import jaccard
@@ -24,7 +23,7 @@ from stages.augmentation import BatchRandom, color_jitter, contrast_jitter, rand
 from stages.base import Stage, StepResult
 from stages.optim import make_optimizer, update
 from stages.pseudo_labels import pseudo_labels
-from utils import UserError, random_generator
+from utils import random_generator
 
 
 class StudentStage(Stage):
@@ -46,20 +45,11 @@ class StudentStage(Stage):
             self.networks[name].load_state_dict(self.networks['student'].state_dict())
             self.networks[name].requires_grad_(False)
 
-    def start_from_teacher(self, localizer: checkpoints.Checkpoint | None, origin: str) -> None:
-        """With --student_network localizer the student starts as that localizer."""
-        if self.config.student_network != 'localizer':
-            return
-        if not localizer:
-            raise UserError('--student_network localizer: starts from a localizer, and none taught '
-                            f'{origin}; train one with --stage 0 and name it with --teacher, or '
-                            'use --student_network unet')
-        try:
-            self.networks['student'].localizer.load_state_dict(localizer.networks['localizer'])
-        except RuntimeError:
-            raise UserError(f'--student_network localizer: {localizer.path} is of another shape; '
-                            'give it the --ch and --img_ch of this run') from None
-        self._copy_student()
+    def start(self) -> None:
+        """A pretrained encoder starts with its weights."""
+        if self.config.encoder != 'none':
+            self.networks['student'].encoder.load_pretrained(self.config)
+            self._copy_student()
 
     # ------------------------------------------------------------------------------------- step
 

@@ -32,7 +32,8 @@ def tiny_config(data_root: Path, tmp_path: Path) -> Callable[..., Config]:
 
 SMALL = {'ch': 4, 'img_size': 32, 'iteration': 2, 'batch_size': 2, 'save_freq': 1}
 SMALL_PRESETS = (*PRESETS, ({'method': 'localizer'}, SMALL),
-                 ({'method': 'student'}, {**SMALL, 'warm_up': 1, 'target_update_freq': 1}))
+                 ({'method': 'student'}, {**SMALL, 'encoder': 'none', 'warm_up': 1,
+                                          'target_update_freq': 1}))
 
 
 @pytest.fixture

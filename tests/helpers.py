@@ -23,7 +23,8 @@ torch.set_num_threads(1)
 PROJECT = Path(__file__).resolve().parent.parent
 
 # the smallest networks that still have every part
-TINY = {'ch': 4, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'device': 'cpu', 'num_workers': 0}
+TINY = {'ch': 4, 'n_res': 1, 'n_dis': 4, 'img_size': 32, 'encoder': 'none', 'device': 'cpu',
+        'num_workers': 0}
 TINY_FLAGS = [text for name, value in TINY.items() for text in (f'--{name}', str(value))]
 ONLY_MASKS = ['--save_visuals', 'False']
 STAGE_1 = ['--stage', '1', '--recipe', 'published']  # label transfer alone, without a localizer

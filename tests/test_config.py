@@ -63,9 +63,9 @@ def test_sizes_of_images():
             resolve({'img_size': size})
     assert resolve({'img_size': 96}).size == (96, 96)
     assert resolve({'img_size': (128, 96)}).size == (128, 96)
-    # the smallest: of discriminators in training, of a U-Net, of a localizer
+    # the smallest: of discriminators in training, of a student, of a localizer
     for flags, smallest in (({'n_dis': 4}, 24), ({'phase': 'test'}, 8), ({'stage': 2}, 32),
-                            ({'stage': 2, 'student_network': 'localizer'}, 16), ({'stage': 0}, 16)):
+                            ({'stage': 0}, 16)):
         assert resolve({'img_size': smallest, **flags}).size == (smallest, smallest)
         with pytest.raises(UserError, match=f'at least {smallest}'):
             resolve({'img_size': smallest - 4, **flags})
@@ -86,7 +86,7 @@ def test_the_profile_follows_the_name_of_the_data_set():
 
 def test_flags_win_over_checkpoints_over_what_is_inherited_over_presets():
     assert preset(stage=2)['lr'] == 1e-3  # of presets the later one: not 1e-4 of the recipe
-    assert preset(stage=2, profile='dermoscopy')['lr'] == 5e-4
+    assert preset(stage=2, dataset='phantom')['iteration'] == 200
     sources = {'flags': {'stage': 2, 'dataset': 'x'}, 'saved': {}, 'inherited': {}}
     assert resolve(**sources).lr == 1e-3
     for source, value in (('inherited', 0.1), ('saved', 0.2), ('flags', 0.3)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import checkpoint as checkpoints
-from config import DISCRIMINATORS, NETWORKS_OF, Config, resolve
+from config import DEFAULT_ENCODER, DISCRIMINATORS, NETWORKS_OF, Config, resolve
 from helpers import TINY
 from networks import ILN, AdaILN, Discriminator, build_networks, clip_rho, count_parameters
 from stages.label_transfer import LabelTransferStage
@@ -154,7 +154,7 @@ def test_conditioning_image_of_the_first_generation():
 
 @pytest.mark.parametrize('options', [{'stage': 0}, {'stage': 1}, {'stage': 1, 'light': False},
                                      {'stage': 1, 'generation': 'second'}, {'stage': 2},
-                                     {'stage': 2, 'student_network': 'localizer'}], ids=str)
+                                     {'stage': 2, 'encoder': DEFAULT_ENCODER}], ids=str)
 def test_parameters_are_counted_without_building(options):
     networks = build_networks(small(**options))
     assert tuple(networks) == NETWORKS_OF[small(**options).method]

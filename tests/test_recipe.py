@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import checkpoint as checkpoints
+from config import DEFAULT_ENCODER
 from helpers import ONLY_MASKS, TINY_FLAGS, assert_one_line_error, names, read_csv, read_json, same
 
 RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 2]
@@ -54,18 +55,23 @@ def test_stage_1_resumes_with_the_localizer_it_began_with(all_stages):
     assert same(whole['genA2B'], torch.load(last, weights_only=True)['genA2B'])
 
 
-def test_a_student_may_start_from_the_localizer(all_stages, small_stages):
-    """As the profile of dermoscopy has it; without a localizer it is a U-Net."""
+def test_a_student_with_a_pretrained_encoder(all_stages, small_stages):
+    """Trained, tested, resumed, exported; and what is said where there are no weights for it."""
     train = ['--phase', 'train', '--stage', 2]
-    all_stages.done(*train, '--profile', 'dermoscopy')
+    all_stages.done(*train, '--encoder', DEFAULT_ENCODER, '--profile', 'dermoscopy')
     config = checkpoints.read(all_stages.results / 'model2' / 'best.pt').config
-    assert (config['student_network'], config['profile'], config['grabcut']) == (
-        'localizer', 'dermoscopy', True)
+    assert (config['encoder'], config['profile'], config['grabcut']) == (
+        DEFAULT_ENCODER, 'dermoscopy', True)
     all_stages.done('--phase', 'test', '--stage', 2)
     all_stages.done(*train, '--resume', 'True', '--iteration', 3)
-    assert_one_line_error(all_stages.run(*train, '--student_network', 'localizer', '--ch', 8,
-                                         '--teacher', all_stages.results / 'model0' / 'best.pt'),
-                          'shape', '--ch')
+    all_stages.done('--phase', 'export', '--stage', 2)
+    broken = all_stages.results / 'broken.pth'
+    torch.save({'conv_stem.weight': torch.zeros(1)}, broken)
+    for content, words in ((None, ['another network']), (b'text', ['cannot be read'])):
+        broken.write_bytes(content or broken.read_bytes())
+        assert_one_line_error(all_stages.run(*train, '--encoder', DEFAULT_ENCODER,
+                                             '--encoder_weights', broken), *words)
+    assert_one_line_error(all_stages.run(*train, '--encoder', 'efficientnet'), 'efficientnet_b0')
 
 
 def test_the_published_recipe_has_no_localizer(stage_1, small_stages):
@@ -73,13 +79,6 @@ def test_the_published_recipe_has_no_localizer(stage_1, small_stages):
     for row in read_csv(stage_1.results / 'log1' / 'losses.csv'):
         assert float(row['localization']) == float(row['normal_mask']) == 0
     assert 'post-processing: otsu' in stage_1.done('--phase', 'test', *ONLY_MASKS)
-    # so that a student after it is a U-Net
-    train = ['--phase', 'train', '--stage', 2]
-    stage_1.done(*train, '--profile', 'dermoscopy')
-    config = checkpoints.read(stage_1.results / 'model2' / 'best.pt').config
-    assert config['student_network'] == 'unet' and config['lr'] == 1e-3
-    assert_one_line_error(stage_1.run(*train, '--student_network', 'localizer'),
-                          '--student_network', '--teacher')
 
 
 def test_without_val_labels_the_best_is_chosen_by_the_label_free_score(places, small_stages):

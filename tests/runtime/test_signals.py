@@ -56,7 +56,7 @@ def last_line(stopped):
 
 @pytest.mark.parametrize('stage, name, teacher, more', [
     (0, 'SIGTERM', None, []), (1, 'SIGINT', None, STAGE_1), (2, 'SIGUSR1', 1, []),
-    (2, 'SIGTERM', 0, ['--student_network', 'localizer', '--grabcut', 'True',
+    (2, 'SIGTERM', 0, ['--encoder', config.DEFAULT_ENCODER, '--grabcut', 'True',
                        '--outline_margin', 2, '--contrast_jitter', 'True'])])
 def test_a_signal_saves_and_the_resumed_run_is_the_same_to_the_bit(places, all_stages_run, stage,
                                                                    name, teacher, more):

