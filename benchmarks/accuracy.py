@@ -1,7 +1,7 @@
 """Segmentation from image labels on test: gray levels, CAM, the published method and ours.
 
     python benchmarks/accuracy.py OUTPUT --data_root DATA [--sets LGG ISIC] [--seeds 0 1 2]
-                                  [--rows CAM …] [--size "--ch 16 --img_size 128 …"]
+                                  [--rows CAM …] [--student "--img_size 128 …"]
 
 Trains what is missing in OUTPUT (a run that was stopped goes on), chooses checkpoints, thresholds
 and post-processing on val, scores test, and prints the tables. OUTPUT/rows/ keeps the metrics of
@@ -13,53 +13,91 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 from common import PROJECT, parser_of
 
 # isort: split
 import checkpoint as checkpoints
 import dataset
-from config import resolve
+from class_activation import (
+    BATCH,
+    PretrainedCAM,
+    area_under_curve,
+    in_own_size,
+    logit_maps,
+    pooled_logits,
+)
+from config import PROFILES, Config, RefinementConfig, resolve
 from inference import metrics
 from inference.postprocess import EXPONENTS, segment, to_bytes
-from inference.refinement import clean, erode
-from inference.soft_masks import resize_map
+from inference.refinement import REFERENCE_SIZE, clean, erode
+from main import build_parser
 from predict import Predictor
 from reporting import visualize
-from utils import rescale_to_unit
+from runtime.threads import cpu_count, prefetch
+from utils import atomic_write
 
-# a plain classifier
-CAM = [['--stage', '0', '--localizer_normal_weight', '0', '--blur_jitter', 'False',
-        '--contrast_jitter', 'False', '--rotate', '15']]
-PUBLISHED = [['--stage', '1', '--recipe', 'published'], ['--stage', '2', '--recipe', 'published']]
-OURS = [['--stage', '0'], ['--stage', '1'], ['--stage', '2']]
+# ------------------------------------------------------------------------------------ the rows
+
+class Training(NamedTuple):
+    """One network to train; `teacher` is trained before, and its best checkpoint is the teacher."""
+
+    folder: str
+    stage: int
+    flags: str = ''  # of main.py
+    teacher: 'Training | None' = None
+
+
+GRAY_LEVELS, PRETRAINED = 'gray levels', 'pretrained'  # what is no Training
+CAM = Training('cam', 0, '--localizer_normal_weight 0 --blur_jitter False --contrast_jitter False '
+                         '--rotate 15')
+FIRST = Training('first', 1, '--recipe published')
+FIRST_STAGE_2 = Training('first', 2, '--recipe published', FIRST)
+SECOND = Training('second', 1, '--recipe published --generation second')
+STAGE_0 = Training('ours', 0)
+STAGE_1 = Training('ours', 1, teacher=STAGE_0)
+STAGE_2 = Training('ours', 2, teacher=STAGE_0)
+AFTER_STAGE_1 = Training('ours_with_stage_1', 2, teacher=STAGE_1)
+# our student, taught by the labels of val
+CEILING = Training('ceiling', 2, '--target_update_freq 0 --refine False')
+
 FINAL = 'ours, stage 2, best post-processing'
-# name -> folder (rows of one share their networks), flags of each stage in order (the last network
-# is scored), rule of post-processing (val: the one that val chose)
+# name -> where its soft masks come from, and how they become segmentations: otsu; level, above the
+# one chosen on val; crf, the same, then the CRF with its t chosen on val; refinement, see
+# choose_refinement; val, the rule that --phase val chose
 ROWS = {
-    'gray levels, no training': ('', [], 'otsu'),
-    'gray levels, no training, refined': ('', [], 'refine'),
-    'CAM': ('cam', CAM, 'threshold'),
-    'CAM + CRF': ('cam', CAM, 'crf'),
-    'published, first generation': ('first', PUBLISHED[:1], 'otsu'),
-    'published, stage 2': ('first', PUBLISHED, 'val'),
-    'published, second generation': ('second', [[*PUBLISHED[0], '--generation', 'second']], 'otsu'),
-    'ours, stage 0': ('ours', OURS[:1], 'otsu'),
-    'ours, stage 1': ('ours', OURS[:2], 'otsu'),
-    'ours, stage 1, best post-processing': ('ours', OURS[:2], 'val'),
-    'ours, stage 2': ('ours', OURS, 'otsu'),
-    FINAL: ('ours', OURS, 'val'),
-    # a U-Net that learns from the labels of val
-    'ceiling': ('ceiling', [['--stage', '2', '--encoder', 'none',
-                            '--target_update_freq', '0', '--refine', 'False']], 'val')}
+    'gray levels': (GRAY_LEVELS, 'otsu'),
+    'gray levels + refinement': (GRAY_LEVELS, 'refinement'),
+    'CAM': (CAM, 'level'),
+    'CAM + CRF': (CAM, 'crf'),
+    'CAM + refinement': (CAM, 'refinement'),
+    'CAM, pretrained encoder': (PRETRAINED, 'level'),
+    'CAM, pretrained encoder + refinement': (PRETRAINED, 'refinement'),
+    'published, first generation': (FIRST, 'otsu'),
+    'published, first generation + refinement': (FIRST, 'refinement'),
+    'published, stage 2': (FIRST_STAGE_2, 'val'),
+    'published, second generation': (SECOND, 'otsu'),
+    'ours, stage 0': (STAGE_0, 'otsu'),
+    'ours, stage 0 + refinement': (STAGE_0, 'refinement'),
+    'ours, stage 1': (STAGE_1, 'otsu'),
+    'ours, stage 1, best post-processing': (STAGE_1, 'val'),
+    'ours with stage 1': (AFTER_STAGE_1, 'otsu'),
+    'ours with stage 1, best post-processing': (AFTER_STAGE_1, 'val'),
+    'ours, stage 2': (STAGE_2, 'otsu'),
+    FINAL: (STAGE_2, 'val'),
+    'ceiling, labels of val': (CEILING, 'val')}
+WHEN_ASKED = (FIRST_STAGE_2, STAGE_1, AFTER_STAGE_1)  # trained only for rows that --rows names
+DEFAULT_ROWS = [name for name, (source, _) in ROWS.items() if source not in WHEN_ASKED]
+CLASSIFIERS = (CAM, STAGE_0, PRETRAINED)  # which tell diseased from normal images
 # as published, the first generation collapses on LGG to copying its input (JA 0.4)
-INSTEAD = {('LGG', 'first'): ['--adv_weight', '10', '--lr', '1e-4']}
+INSTEAD = {('LGG', FIRST): '--adv_weight 10 --lr 1e-4'}
 THRESHOLDS = np.arange(0.05, 1, 0.05)
 RIM = 20  # px of a 256 px image inside the outline of the head that are no lesion; chosen on val
 
@@ -84,8 +122,20 @@ def bright_in_the_head(image: np.ndarray) -> np.ndarray:
     return (blurred - np.median(levels)) / (4 * levels.std() + 1e-6) * inside
 
 
-GRAY_LEVELS = {'LGG': bright_in_the_head, 'BraTS': bright_in_the_head}  # others: dark
+def dark_in_the_tissue(image: np.ndarray) -> np.ndarray:
+    """Soft mask H×W in [0, 1]: `dark_in_the_middle` of a blurred ultrasound image, where there is
+    echo at all."""
+    scale = max(image.shape) / REFERENCE_SIZE
+    tissue = cv2.GaussianBlur(image[..., 0], (0, 0), 8 * scale) > 20
+    soft = dark_in_the_middle(cv2.GaussianBlur(image, (0, 0), 3 * scale))
+    return soft * clean(tissue, 'large')
 
+
+GRAY_LEVEL_RULES = {'LGG': bright_in_the_head, 'BraTS': bright_in_the_head,
+                    'BUSI': dark_in_the_tissue}  # others: dark_in_the_middle
+
+
+# ------------------------------------------------------------------------------------ training
 
 class Experiment:
     """One data set and seed, and the program run on them."""
@@ -95,37 +145,50 @@ class Experiment:
         self.output = options.output / f'{name}_{seed}'
         self.data = options.data_root / name
 
+    def config(self, flags: str = '') -> Config:
+        """That of our stage 2 with these flags of main.py."""
+        given = vars(build_parser().parse_args(flags.split()))
+        return resolve({'dataset': self.name, 'stage': 2, 'seed': self.seed, **BATCH, **given,
+                        'data_root': str(self.data.parent), 'device': self.options.device,
+                        'profile': self.options.profile})
+
     def program(self, *arguments: Any) -> None:
         """Run main.py with these arguments."""
         command = [PROJECT / 'main.py', '--dataset', self.name, *map(str, arguments)]
         print('+', *command, flush=True)
         subprocess.run([sys.executable, *command], check=True)
 
-    def train(self, folder: str, flags: list[str]) -> Path:
+    def train(self, training: Training) -> Path:
         """Train one network unless it is there, and let val choose; the chosen checkpoint."""
-        stage = int(flags[1])
+        folder, stage, _, teacher = training
         run = self.output / folder / self.name / f'model{stage}'
-        data_root = self.val_as_training_set() if folder == 'ceiling' else self.data.parent
-        where = ['--data_root', data_root, '--result_dir', self.output / folder,
-                 '--device', self.options.device]
         if not (run / 'val.json').is_file():
-            self.program('--phase', 'train', *where, *flags, *self.extra_flags(folder, stage),
-                         '--seed', self.seed, '--resume', 'True')
-            # val cannot choose for the ceiling, which learned from it: the last one
-            chosen = (checkpoints.numbered(run, self.name)[-1] if folder == 'ceiling'
-                      else run / 'best.pt')
-            self.program('--phase', 'val', *where, '--stage', stage, '--checkpoint', chosen)
-        return run / 'best.pt'
+            data_root = self.val_as_training_set() if training == CEILING else self.data.parent
+            where = ['--data_root', data_root, '--result_dir', self.output / folder,
+                     '--device', self.options.device, '--stage', stage]
+            flags = self.flags(training)
+            if teacher:
+                flags += ['--teacher', self.train(teacher)]
+            self.program('--phase', 'train', *where, *flags, '--seed', self.seed,
+                         '--resume', 'True')
+            self.program('--phase', 'val', *where, '--checkpoint', self.chosen(training, run))
+        return self.chosen(training, run)
 
-    def extra_flags(self, folder: str, stage: int) -> list[str]:
-        """Size and length of a training; later stages take theirs from stage 1 or a preset."""
-        if folder == 'ceiling':  # which has no stage 1
-            size = self.options.size.split()
-            return size[size.index('--img_size'):][:2]
-        if stage != 1:
-            return []
-        size = self.options.size if folder == 'ours' else self.options.published
-        return size.split() + INSTEAD.get((self.name, folder), [])
+    def chosen(self, training: Training, run: Path) -> Path:
+        """The checkpoint in the folder of a run that val chose. Val cannot choose for the ceiling,
+        which learned from it: there it is the last one."""
+        return checkpoints.numbered(run, self.name)[-1] if training == CEILING else run / 'best.pt'
+
+    def flags(self, training: Training) -> list[str]:
+        """What is special in a training, its size and length, and the profile."""
+        options, flags = self.options, training.flags
+        if 'published' in flags:
+            if training.stage == 1:  # stage 2 takes its own from stage 1
+                flags += f' {options.published} {INSTEAD.get((self.name, training), "")}'
+            return flags.split()
+        profile = f'--profile {options.profile}' if options.profile else ''
+        size = (options.localizer, options.size, options.student)[training.stage]
+        return f'{flags} {size} {profile}'.split()
 
     def val_as_training_set(self) -> Path:
         """A data root whose training images are those of val, with their labels as masks."""
@@ -145,6 +208,8 @@ class Experiment:
         return root
 
 
+# --------------------------------------------------------------------------- choices and scores
+
 class Cases(NamedTuple):
     """Labeled images of a split."""
 
@@ -153,76 +218,125 @@ class Cases(NamedTuple):
     labels: list[np.ndarray]  # H×W bool
 
 
+class Source(NamedTuple):
+    """Where soft masks come from."""
+
+    soft_masks: Callable[[Cases], list[np.ndarray]]  # H×W uint8 each
+    image_logits: Callable[[list[Path]], list[float]] | None = None  # of disease
+    predictor: Predictor | None = None
+
+
 def read_cases(cases: list[dataset.Case]) -> Cases:
     return Cases([case.image for case in cases],
                  [np.asarray(dataset.read_image(case.image)) for case in cases],
                  [dataset.read_label(case.label) for case in cases])
 
 
-def mean_ja(segmentations: list[np.ndarray], labels: list[np.ndarray]) -> float:
+def open_source(experiment: Experiment, source: Training | str) -> Source:
+    """The source of a row's soft masks, trained if need be."""
+    if source == GRAY_LEVELS:
+        rule = GRAY_LEVEL_RULES.get(experiment.name, dark_in_the_middle)
+        return Source(lambda cases: [to_bytes(rule(image)) for image in cases.images])
+    if source == PRETRAINED:
+        config = experiment.config(experiment.options.classifier)
+        classifier = PretrainedCAM(experiment.output / 'pretrained' / 'classifier.pt', config)
+        return Source(lambda cases: in_own_size(classifier.maps(cases.paths), cases.images),
+                      classifier.logits)
+    checkpoint = experiment.train(source)
+    logits = partial(pooled_logits, checkpoint) if source in CLASSIFIERS else None
+    if source == CAM:
+        return Source(lambda cases: in_own_size(logit_maps(checkpoint, cases.paths), cases.images),
+                      logits)
+    predictor = Predictor(checkpoint, experiment.options.device)
+    return Source(lambda cases: [to_bytes(mask) for mask in predictor.probabilities(cases.images)],
+                  logits, predictor)
+
+
+def mean_ja(segmentations: Iterable[np.ndarray], labels: list[np.ndarray]) -> float:
     return float(np.mean([metrics.segmentation_metrics(*pair)['JA']
                           for pair in zip(segmentations, labels, strict=True)]))
 
 
-def activation_maps(checkpoint: Path, cases: Cases) -> list[np.ndarray]:
-    """Logits of a plain classifier, stretched from their minimum to their maximum, H×W uint8."""
-    predictor = Predictor(checkpoint, 'cpu')
-    maps = []
-    for batch in dataset.image_batches(cases.paths, predictor.config, 1):
-        with torch.inference_mode():
-            logits = predictor.network(batch['image'])[0, 0].numpy()
-        size = cases.labels[len(maps)].shape[::-1]
-        maps.append(to_bytes(resize_map(rescale_to_unit(logits), size)))
-    return maps
+def above(masks: list[np.ndarray], level: float) -> list[np.ndarray]:
+    return [mask > 255 * level for mask in masks]
 
 
-def segment_cam(checkpoint: Path, rule: str, val: Cases,
-                test: Cases) -> tuple[str, list[np.ndarray]]:
-    """Threshold and, with the rule crf, its t chosen on val; segmentations of test."""
-    val_maps, maps = activation_maps(checkpoint, val), activation_maps(checkpoint, test)
-    level = max(THRESHOLDS, key=lambda t: mean_ja([m > 255 * t for m in val_maps], val.labels))
-    chosen = f'above {level:.2f}'
-    if rule == 'threshold':
-        return chosen, [soft > 255 * level for soft in maps]
-    # the CRF looks at one half: move the level there
-    val_maps, maps = ([to_bytes(soft / 255 * 0.5 / level) for soft in split]
-                      for split in (val_maps, maps))
+def choose_level(masks: list[np.ndarray], val: Cases) -> float:
+    """The threshold of soft masks that is best on val."""
+    return max(THRESHOLDS, key=lambda level: mean_ja(above(masks, level), val.labels))
 
-    def by_crf(masks: list[np.ndarray], images: list[np.ndarray], t: int) -> list[np.ndarray]:
-        return [segment(soft, 'crf', image, t)
-                for soft, image in zip(masks, images, strict=True)]
 
-    exponent = max(EXPONENTS, key=lambda t: mean_ja(by_crf(val_maps, val.images, t), val.labels))
-    return f'{chosen}, t {exponent}', by_crf(maps, test.images, exponent)
+def by_crf(masks: list[np.ndarray], images: list[np.ndarray], level: float,
+           exponent: float) -> list[np.ndarray]:
+    """Segmentations of soft masks by the CRF, which looks at one half: `level` is moved there."""
+    return [segment(to_bytes(mask / 255 * 0.5 / level), 'crf', image, exponent)
+            for mask, image in zip(masks, images, strict=True)]
+
+
+def refined(masks: list[np.ndarray], images: list[np.ndarray], level: float | None,
+            refinement: RefinementConfig) -> list[np.ndarray]:
+    """Segmentations of soft masks by a threshold (None: Otsu's), cleaned and refined as ours."""
+    def refine(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
+        mask = mask if level is None else to_bytes(mask > 255 * level)
+        return segment(mask, 'refine', image, refinement=refinement)
+
+    pairs = zip(masks, images, strict=True)
+    return list(prefetch(lambda pair: refine(*pair), pairs, cpu_count()))
+
+
+def choose_refinement(masks: list[np.ndarray], val: Cases,
+                      refinement: RefinementConfig) -> float | None:
+    """The threshold whose refined segmentations of soft masks are best on val; None: Otsu's."""
+    return max((None, *THRESHOLDS), key=lambda level: mean_ja(
+        refined(masks, val.images, level, refinement), val.labels))
+
+
+def to_segmentations(rule: str, source: Source, masks: list[np.ndarray], test: Cases,
+                     experiment: Experiment) -> tuple[str, list[np.ndarray]]:
+    """What was chosen on val, and the segmentations of test, whose soft masks are given, by a rule
+    of ROWS."""
+    if rule in ('otsu', 'val'):
+        predictor = source.predictor
+        exponent, refinement = 1.0, experiment.config().refinement
+        if rule == 'val':
+            rule, exponent = predictor.rule, predictor.exponent
+            refinement = predictor.config.refinement
+        return rule, [segment(mask, rule, image, exponent, refinement)
+                      for mask, image in zip(masks, test.images, strict=True)]
+    val = read_cases(dataset.validation_cases(experiment.data))
+    val_masks = source.soft_masks(val)
+    if rule == 'refinement':
+        refinement = experiment.config().refinement
+        level = choose_refinement(val_masks, val, refinement)
+        chosen = 'otsu' if level is None else f'above {level:.2f}'
+        return f'{chosen}, refine', refined(masks, test.images, level, refinement)
+    level = choose_level(val_masks, val)
+    if rule == 'level':
+        return f'above {level:.2f}', above(masks, level)
+    exponent = max(EXPONENTS, key=lambda t: mean_ja(
+        by_crf(val_masks, val.images, level, t), val.labels))
+    return f'above {level:.2f}, t {exponent}', by_crf(masks, test.images, level, exponent)
 
 
 def compute_row(experiment: Experiment, name: str) -> dict[str, Any]:
-    """Train, choose on val, score test: {'chosen': …, 'cases': {image name: metrics}}."""
-    folder, trainings, rule = ROWS[name]
-    for flags in trainings:
-        checkpoint = experiment.train(folder, flags)
+    """Train, choose on val, score test: {'chosen': …, 'cases': {image name: metrics}}, and of
+    classifiers 'auc', testA against testB, percent."""
+    source_name, rule = ROWS[name]
+    source = open_source(experiment, source_name)
     cases = [case for case in dataset.find_cases(experiment.data, 'test') if case.label]
     test = read_cases(cases)
-    if not folder:
-        refinement = resolve({'dataset': experiment.name, 'stage': 2}).refinement
-        gray_levels = GRAY_LEVELS.get(experiment.name, dark_in_the_middle)
-        chosen, segmentations = rule, [segment(to_bytes(gray_levels(image)), rule, image,
-                                               refinement=refinement) for image in test.images]
-    elif folder == 'cam':
-        val = read_cases(dataset.validation_cases(experiment.data))
-        chosen, segmentations = segment_cam(checkpoint, rule, val, test)
-    else:
-        predictor = Predictor(checkpoint, experiment.options.device)
-        soft = [to_bytes(mask) for mask in predictor.probabilities(test.images)]
-        chosen = predictor.rule if rule == 'val' else rule
-        segmentations = [segment(mask, chosen, image, predictor.exponent,
-                                 predictor.config.refinement)
-                         for mask, image in zip(soft, test.images, strict=True)]
+    masks = source.soft_masks(test)
+    chosen, segmentations = to_segmentations(rule, source, masks, test, experiment)
     scores = {case.name: metrics.segmentation_metrics(segmentation, label) for case, segmentation,
               label in zip(cases, segmentations, test.labels, strict=True)}
     if name == FINAL:
-        analyze_errors(experiment, test, soft, segmentations, scores)
-    return {'chosen': chosen, 'cases': scores}
+        analyze_errors(experiment, test, masks, segmentations, scores)
+    result = {'chosen': chosen, 'cases': scores}
+    if source.image_logits and rule in ('otsu', 'level'):
+        logits = [source.image_logits(dataset.list_images(experiment.data / f'test{domain}'))
+                  for domain in 'AB']
+        result['auc'] = area_under_curve(*logits)
+    return result
 
 
 def analyze_errors(experiment: Experiment, test: Cases, soft: list[np.ndarray],
@@ -254,58 +368,94 @@ def analyze_errors(experiment: Experiment, test: Cases, soft: list[np.ndarray],
          'worst': [(names[index], float(ja[index])) for index in worst]}, indent=1) + '\n')
 
 
-def print_tables(name: str, results: dict[tuple[int, str], dict], rows: list[str],
-                 seeds: list[int]) -> None:
-    """The metrics by row, mean ± standard deviation over seeds; gains with 95 % intervals."""
+# -------------------------------------------------------------------------------------- tables
+
+def mean_and_deviation(values: list[float]) -> str:
+    """Over seeds; one value alone has no deviation."""
+    deviation = f' ± {np.std(values, ddof=1):.1f}' if len(values) > 1 else ''
+    return f'{np.mean(values):.1f}{deviation}'
+
+
+def print_tables(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
+    """The metrics of each row, mean ± standard deviation over its runs, one for each seed; AUC of
+    classifiers; gains of our last row over every other, with 95 % intervals."""
     print(f'\n| {name}, test | ' + ' | '.join(metrics.METRICS) + ' | chosen on val |')
     print('|---' * (len(metrics.METRICS) + 2) + '|')
-    ja = {}
-    for row in rows:
-        runs = [results[seed, row] for seed in seeds if (seed, row) in results]
-        if not runs:
-            continue
-        ja[row] = np.mean([[case['JA'] for case in run['cases'].values()] for run in runs], 0)
+    for row, runs in results.items():
         means = [metrics.mean_metrics(list(run['cases'].values())) for run in runs]
-        cells = [f'{np.mean([mean[metric] for mean in means]):.1f}'
-                 + (f' ± {np.std([mean[metric] for mean in means], ddof=1):.1f}'
-                    if len(means) > 1 else '') for metric in metrics.METRICS]
+        cells = [mean_and_deviation([mean[metric] for mean in means])
+                 for metric in metrics.METRICS]
         print(f'| {row} ({len(runs)}) | ' + ' | '.join(cells)
-              + f' | {", ".join(run["chosen"] for run in runs)} |')
-    for better, other in ((FINAL, 'published, first generation'), (FINAL, 'CAM + CRF'),
-                          (FINAL, 'ours, stage 1'),
-                          ('published, stage 2', 'published, first generation')):
-        if better in ja and other in ja:
-            low, high = metrics.paired_bootstrap(ja[other], ja[better])
-            print(f'{better} − {other}: {(ja[better] - ja[other]).mean():+.1f} '
-                  f'[{low:.1f}, {high:.1f}]')
+              + f' | {"; ".join(run["chosen"] for run in runs)} |')
+    print('\nAUC of image labels, testA against testB, percent:')
+    for row, runs in results.items():
+        if 'auc' in runs[0]:
+            print(f'- {row}: {mean_and_deviation([run["auc"] for run in runs])}')
+    if FINAL not in results:
+        return
+    print(f'\nJA, {FINAL}, minus that of each row (paired bootstrap over images, of their means '
+          'over seeds):')
+    ja = {row: np.mean([[case['JA'] for case in run['cases'].values()] for run in runs], 0)
+          for row, runs in results.items()}
+    for row, values in ja.items():
+        if row != FINAL:
+            low, high = metrics.paired_bootstrap(values, ja[FINAL])
+            print(f'- {row}: {(ja[FINAL] - values).mean():+.1f} [{low:.1f}, {high:.1f}]')
+
+
+def stored_row(options: argparse.Namespace, name: str, seed: int, row: str) -> dict[str, Any]:
+    """A row's result, read from its file, or computed and written there; a rule without learning
+    has one file for all seeds."""
+    part = '' if ROWS[row][0] == GRAY_LEVELS else f'_{seed}'
+    slug = re.sub(r'\W+', '_', row)
+    stored = options.output / 'rows' / f'{name}{part}_{slug}.json'
+    if not stored.is_file():
+        result = compute_row(Experiment(options, name, seed), row)
+        with atomic_write(stored) as temporary:
+            temporary.write_text(json.dumps({'row': row, **result}, indent=1) + '\n')
+    return json.loads(stored.read_text())
+
+
+def parse_options() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument('output', type=Path)
+    parser.add_argument('--data_root', type=Path, required=True)
+    parser.add_argument('--sets', nargs='+', default=['LGG', 'ISIC', 'BUSI'])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument('--rows', nargs='+', default=DEFAULT_ROWS, choices=ROWS, metavar='ROW',
+                        help='default: all but those of published stage 2 and our stage 1; '
+                        f'choices: {"; ".join(ROWS)}')
+    parser.add_argument('--profile', default='', choices=('', *PROFILES),
+                        help='of ours and of the refinement of all, instead of the one that '
+                        'belongs to the data set; results go to OUTPUT/PROFILE')
+    parser.add_argument('--localizer', default='', metavar='FLAGS',
+                        help='flags of main.py for our stage 0 and for CAM')
+    parser.add_argument('--size', default='--ch 16 --img_size 128 --iteration 300',
+                        metavar='FLAGS', help='for our stage 1')
+    parser.add_argument('--student', default='', metavar='FLAGS',
+                        help='for our stage 2 and the ceiling')
+    parser.add_argument('--classifier', default='--img_size 192 --iteration 300', metavar='FLAGS',
+                        help='for CAM with a pretrained encoder')
+    parser.add_argument('--published', default='--ch 16 --img_size 128 --iteration 600',
+                        metavar='FLAGS', help='for the published method; takes about as long as '
+                        'ours')
+    parser.add_argument('--device', default='auto')
+    options = parser.parse_args()
+    options.output /= options.profile
+    return options
 
 
 def main() -> None:
     """Compute what is missing, and print the tables."""
-    parser = parser_of(__doc__)
-    parser.add_argument('output', type=Path)
-    parser.add_argument('--data_root', type=Path, required=True)
-    parser.add_argument('--sets', nargs='+', default=['LGG', 'ISIC'])
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--rows', nargs='+', default=list(ROWS), choices=ROWS)
-    parser.add_argument('--size', default='--ch 16 --img_size 128 --iteration 300',
-                        help='flags of main.py for our stage 1')
-    parser.add_argument('--published', default='--ch 16 --img_size 128 --iteration 600',
-                        help='for the published method; takes about as long as our three stages')
-    parser.add_argument('--device', default='auto')
-    options = parser.parse_args()
+    options = parse_options()
     (options.output / 'rows').mkdir(parents=True, exist_ok=True)
     for name in options.sets:
-        results = {}
+        results = {row: [] for row in options.rows}
         for seed in options.seeds:
             for row in options.rows:
-                slug = re.sub(r'\W+', '_', row)
-                stored = options.output / 'rows' / f'{name}_{seed}_{slug}.json'
-                if not stored.is_file():
-                    result = compute_row(Experiment(options, name, seed), row)
-                    stored.write_text(json.dumps({'row': row, **result}, indent=1) + '\n')
-                results[seed, row] = json.loads(stored.read_text())
-        print_tables(name, results, options.rows, options.seeds)
+                if ROWS[row][0] != GRAY_LEVELS or not results[row]:
+                    results[row].append(stored_row(options, name, seed, row))
+        print_tables(name, results)
 
 
 if __name__ == '__main__':
