@@ -99,7 +99,7 @@ def train_classifier(config: Config, device: torch.device) -> PretrainedClassifi
         optimizer.step()
         schedule.step()
         if iteration % config.print_freq == 0 or iteration == config.iteration:
-            print(f'classifier: iteration {iteration}, loss {float(loss):.3f}', flush=True)
+            print(f'classifier: iteration {iteration}, loss {loss.item():.3f}', flush=True)
     return network
 
 
