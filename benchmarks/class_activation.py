@@ -13,6 +13,7 @@ import checkpoint as checkpoints
 import dataset
 from config import Config
 from inference.postprocess import resize_map, to_bytes
+from inference.soft_masks import FLIPS, to_array
 from networks import PretrainedEncoder, pool_logits
 from predict import Predictor
 from stages.augmentation import BatchRandom, color_jitter, random_affine
@@ -53,8 +54,8 @@ class PretrainedClassifier(nn.Module):
         self.strides = self.encoder.network.feature_info.reduction()
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Images B×img_ch×H×W in [-1, 1] to logits of disease, B, and the encoder's features at
-        STRIDES."""
+        """Images B×img_ch×H×W in [-1, 1] to logits of disease, B, and the encoder's features
+        B×C×h×w at STRIDES."""
         features = self.encoder(image)
         chosen = [feature for feature, stride in zip(features, self.strides, strict=True)
                   if stride in STRIDES]
@@ -62,7 +63,7 @@ class PretrainedClassifier(nn.Module):
 
 
 def layer_cam(logit: Tensor, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """The map B×H×W in [0, 1] of logits B: LayerCAM (Jiang et al. 2021) of each of the features
+    """The map B×1×H×W in [0, 1] of logits B: LayerCAM (Jiang et al. 2021) of each of the features
     B×C×h×w, ReLU(Σ over channels of ReLU(gradient)·feature), divided by its maximum, enlarged to
     `size` (height, width), and averaged."""
     maps = []
@@ -71,7 +72,7 @@ def layer_cam(logit: Tensor, features: list[Tensor], size: tuple[int, int]) -> T
         activation = (gradient.relu() * feature.detach()).sum(1, keepdim=True).relu()
         activation = activation / activation.amax((2, 3), keepdim=True).clamp(min=1e-12)
         maps.append(F.interpolate(activation, size=size, mode='bilinear', align_corners=False))
-    return torch.cat(maps, 1).mean(1)
+    return torch.stack(maps).mean(0)
 
 
 def train_classifier(config: Config, device: torch.device) -> PretrainedClassifier:
@@ -104,7 +105,8 @@ def train_classifier(config: Config, device: torch.device) -> PretrainedClassifi
 
 
 class PretrainedCAM:
-    """The maps and logits of a PretrainedClassifier, which is trained unless its file is there."""
+    """The maps and logits of a PretrainedClassifier, which is trained unless its file is there.
+    Both are averaged over the image and its flips, as our masks are (--tta)."""
 
     def __init__(self, file: Path, config: Config) -> None:
         self.config, self.device = config, pick_device(config.device)
@@ -115,17 +117,24 @@ class PretrainedCAM:
         self.network.load_state_dict(torch.load(file, 'cpu', weights_only=True))
         self.network.to(self.device).eval()
 
+    def _views(self, path: Path) -> Iterator[tuple[tuple[int, ...], Tensor, list[Tensor]]]:
+        """Reversed axes, logit and features of an image and of each of its flips."""
+        batch, = dataset.image_batches([path], self.config, 1)
+        for axes in ((), *FLIPS[self.config.tta]):
+            yield axes, *self.network(batch['image'].flip(axes).to(self.device))
+
     def maps(self, paths: list[Path]) -> Iterator[np.ndarray]:
         """The map H×W in [0, 1] of each image, at the network's size."""
-        for batch in dataset.image_batches(paths, self.config, 1):
-            logit, features = self.network(batch['image'].to(self.device))
-            yield layer_cam(logit, features, self.config.size)[0].cpu().numpy()
+        for path in paths:
+            views = [layer_cam(logit, features, self.config.size).flip(axes)
+                     for axes, logit, features in self._views(path)]
+            yield to_array(torch.stack(views).mean(0)[0, 0])
 
+    @torch.inference_mode()
     def logits(self, paths: list[Path]) -> list[float]:
         """The logit of disease of each image."""
-        with torch.inference_mode():
-            return [float(self.network(batch['image'].to(self.device))[0])
-                    for batch in dataset.image_batches(paths, self.config, 1)]
+        return [float(np.mean([float(logit) for _, logit, _ in self._views(path)]))
+                for path in paths]
 
 
 # -------------------------------------------------------------------------------- for both

@@ -24,9 +24,9 @@ def test_layer_cam_is_the_mean_of_maps_that_positive_gradients_weight():
     soft = layer_cam(logit, [fine, coarse], (4, 4))
     alone = [layer_cam((part[:, 0] - part[:, 1]).sum((1, 2)), [part], (4, 4))
              for part in (fine, coarse)]
-    assert soft.shape == (1, 4, 4) and not soft.requires_grad
-    assert alone[0][0, 1, 2] == 1 and alone[0].sum() == 1
-    assert alone[1].amax() == alone[1][0, 0, 3] == 1
+    assert soft.shape == (1, 1, 4, 4) and not soft.requires_grad
+    assert alone[0][0, 0, 1, 2] == 1 and alone[0].sum() == 1
+    assert alone[1].amax() == alone[1][0, 0, 0, 3] == 1
     assert torch.equal(soft, (alone[0] + alone[1]) / 2)
 
 
