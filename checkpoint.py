@@ -253,6 +253,7 @@ def _checked_config(path: Path, saved: Any) -> dict[str, Any]:
     for a value that its option cannot have, and where one that shapes the networks is missing."""
     if not isinstance(saved, dict):
         raise UserError(f'{path}: holds no config; damaged')
+    saved = {'encoder': 'none'} | saved  # of files older than this option
     config = {name: saved[name] for name in options.SAVED if name in saved}
     for name in (*options.ARCHITECTURE, 'recipe', *config):
         if name not in config or not _is_valid(name, config[name]):
@@ -407,15 +408,20 @@ def numbered(folder: Path, dataset: str) -> list[Path]:
     return [path for _, path in sorted(by_iteration)]
 
 
+def best_of_run(run_folder: Path, dataset: str) -> Path | None:
+    """The best.pt of a run, else its newest checkpoint, if there is one."""
+    if (run_folder / 'best.pt').is_file():
+        return run_folder / 'best.pt'
+    return next(reversed(numbered(run_folder, dataset)), None)
+
+
 def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
     """The run's best.pt, else its newest, else (stage 1) the newest of model/. Raises UserError."""
     run_folder = result_folder / f'model{stage}'
-    if (run_folder / 'best.pt').is_file():
-        return run_folder / 'best.pt'
     folders = [run_folder, MODEL_FOLDER] if stage == 1 else [run_folder]
     for folder in folders:
-        if paths := numbered(folder, dataset):
-            return paths[-1]
+        if path := best_of_run(folder, dataset):
+            return path
     places = [f'{run_folder}/best.pt', *(f'{folder}/{dataset}_params_*.pt' for folder in folders)]
     raise UserError(f'no checkpoint of stage {stage} for {dataset}: looked for '
                     f'{", ".join(places)}; train first, or name a file with --checkpoint')

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from utils import UserError
 
@@ -64,15 +64,6 @@ weight = partial(option, group=LOSSES, phases=TRAIN, saved=True, at_least=0)
 advanced = partial(option, group=ADVANCED, saved=True)
 outline = partial(advanced, phases=SEGMENTING)
 learning = partial(advanced, phases=TRAIN)
-
-
-class RefinementConfig(NamedTuple):
-    """How a segmentation is cleaned and its outline refined: see inference/refinement.py."""
-
-    keep_components: str = 'large'
-    edge_bias: float = 1.0
-    grabcut: bool = False
-    outline_margin: float = 0.0  # px of a 256 px image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +173,8 @@ class Config:
                                      'always kept', at_least=1, synonyms='keep max_keep')
     skip_bad: bool = option(False, 'skip unusable files and list them', TRAINING,
                             phases=('train', 'val'), saved=True)
-    teacher: str = option('', 'checkpoint of the teacher: of stage 0 for stage 1; of stage 1 or 0 '
-                          'for stage 2', TRAINING, phases=NETWORK_PHASES,
+    teacher: str = option('', 'checkpoint of the teacher, or folder of its run: of stage 0 for '
+                          'stage 1; of stage 1 or 0 for stage 2', TRAINING, phases=NETWORK_PHASES,
                           own_choice="the best of the stage before; for stage 2 the data set's "
                           "folders syn_*, if there are any")
     # loss weights
@@ -203,24 +194,20 @@ class Config:
     normal_weight: float = weight(1.0, 'stage 2: loss for non-empty masks on normal images')
     # advanced: pseudo-labels and outlines
     postprocess: str = option('auto', 'rule from soft mask to segmentation; auto: the one chosen '
-                              'on val, else refine (otsu with --refine False); none: soft masks '
-                              'only', ADVANCED, phases=SEGMENTING, choices=('auto', 'threshold',
-                              'otsu', 'watershed', 'crf', 'clean', 'refine', 'none'),
-                              synonyms='postprocessing rule')
+                              'on val, else that of the pseudo-labels, else color_edges (published '
+                              'recipe: otsu); none: soft masks only', ADVANCED, phases=SEGMENTING,
+                              choices=('auto', 'threshold', 'otsu', 'watershed', 'crf', 'clean',
+                                       'color_edges', 'grabcut', 'none'),
+                              synonyms='postprocessing rule refine fit')
+    pseudo_label_rule: str = advanced(
+        'auto', 'stage 2: from soft mask to pseudo-label. clean: Otsu, components by '
+        '--keep_components; color_edges: then the outline moved to color edges; grabcut: then '
+        'GrabCut, smoothed and 2 px outward; auto: the better of these two on val, without labels '
+        'by the label-free score', choices=('auto', 'clean', 'color_edges', 'grabcut'),
+        phases=SEGMENTING)
     keep_components: str = outline(
         'large', 'connected components to keep: the most central one, those of at least 0.3 of the '
         'largest, or all', choices=('central', 'large', 'all'), synonyms='component components')
-    refine: bool = outline(False, 'move outlines to color edges, in pseudo-labels of stage 2 and '
-                           'as default post-processing', synonyms='fit refinement')
-    edge_bias: float = outline(1.0, 'with --refine: a pixel is lesion if its color distance to the '
-                               'lesion is below this factor times that to the surroundings; above '
-                               '1: larger lesions', at_least=0.1, at_most=10, synonyms='lean')
-    grabcut: bool = outline(False, 'with --refine: apply GrabCut afterwards; for lesions of '
-                            'several shades', synonyms='cut')
-    outline_margin: float = outline(0.0, 'with --refine: finally smooth the outline and move it '
-                                    'outward by this distance, as in hand-drawn labels; 0: off',
-                                    at_least=0, at_most=64, unit='px of a 256 px image',
-                                    synonyms='margin')
     clear_corners: bool = outline(False, 'remove lesion from the four corner triangles with sides '
                                   'of 80/256 of the image (published for ISIC, second generation)')
     crf_t: float = option(0.0, 'background exponent t of the CRF, (1 − mask)^t; 0: what val chose, '
@@ -242,15 +229,10 @@ class Config:
                                       at_most=1)
     normal_batch: int = learning(2, 'stage 2: normal images per iteration', at_least=0,
                                  at_most=65536)
-    warm_up: int = learning(100, 'stage 2: iterations before pseudo-labels are updated', at_least=0)
-    target_update_freq: int = learning(50, 'stage 2: iterations between updates of the target '
-                                       'network, which makes the updated pseudo-labels; 0: never '
-                                       'update', at_least=0, synonyms='renew_freq')
+    rounds: int = learning(2, 'stage 2: parts of the training; in each a new student learns from '
+                           'the masks of the one before', at_least=1, at_most=100)
     ema_decay: float = learning(0.98, "stage 2: decay of ema, the student's exponential moving "
                                 "average", at_least=0, at_most=1)
-    min_teacher_iou: float = learning(0.3, 'stage 2: use an updated pseudo-label only if its '
-                                      'Jaccard index with the first one is at least this',
-                                      at_least=0, at_most=1, synonyms='guard')
     # advanced: machine and output
     save_visuals: bool = option(True, 'write translations, overlays and report.html; False: run '
                                 'only the layers of the mask', ADVANCED, phases=('test',),
@@ -315,15 +297,12 @@ class Config:
         return {'A': self.batch_size, 'B': normal}
 
     @property
-    def refinement(self) -> RefinementConfig:
-        return RefinementConfig(self.keep_components, self.edge_bias, self.grabcut,
-                                self.outline_margin)
-
-    @property
     def default_rule(self) -> str:
         """Post-processing where val has not chosen. Not one half: the soft mask of an unsure
         network stays below it, but still separates well."""
-        return 'refine' if self.refine else 'otsu'
+        if self.recipe == 'published':
+            return 'otsu'
+        return 'color_edges' if self.pseudo_label_rule == 'auto' else self.pseudo_label_rule
 
     @property
     def data_folder(self) -> Path:
@@ -389,29 +368,25 @@ PRESETS = (
     ({'generation': 'second', 'dataset': 'phantom'},
      {'ch': 16, 'img_size': 128, 'iteration': 400, 'lr': 2e-4, 'augment': False,
       'print_freq': 100, 'save_freq': 100}),
-    ({'recipe': 'ours'}, {'localization_weight': 5.0, 'normal_mask_weight': 5.0, 'refine': True,
-                          'tta': 'mirror', 'lr': 1e-4}),
-    # dermoscopy: the lesion lies in the middle, images have no upright side, some lesions are pale
-    # or of several shades, and labels are smooth lines outside a lesion's pale rim
+    ({'recipe': 'ours'}, {'localization_weight': 5.0, 'normal_mask_weight': 5.0, 'tta': 'mirror',
+                          'keep_components': 'central', 'lr': 1e-4}),
+    # dermoscopy: images have no upright side, and some lesions are pale
     ({'recipe': 'ours', 'profile': 'dermoscopy'},
-     {'keep_components': 'central', 'rotate': 180.0, 'tta': 'flips', 'contrast_jitter': True,
-      'edge_bias': 2.0, 'grabcut': True, 'outline_margin': 2.0}),
-    # brain_mri: upright images, lesions anywhere: as generic
-    ({'recipe': 'ours', 'dataset': 'phantom'},
-     {'keep_components': 'central', 'rotate': 180.0, 'tta': 'flips'}),
+     {'rotate': 180.0, 'tta': 'flips', 'contrast_jitter': True}),
+    # brain_mri: upright images: as generic
+    ({'recipe': 'ours', 'dataset': 'phantom'}, {'rotate': 180.0, 'tta': 'flips'}),
     ({'method': 'student'},
-     {'ch': 16, 'img_size': 160, 'iteration': 300, 'batch_size': 6, 'lr': 1e-3,
-      'weight_decay': 1e-4, 'augment': True, 'print_freq': 100, 'save_freq': 100}),
-    # dermoscopy: stage 1 makes lesions too small there, and so do updated pseudo-labels
-    ({'method': 'student', 'profile': 'dermoscopy'},
-     {'localizer_share': 1.0, 'target_update_freq': 0}),
-    ({'method': 'student', 'dataset': 'phantom'}, {'img_size': 128, 'iteration': 200}),
+     {'ch': 16, 'img_size': 160, 'iteration': 600, 'batch_size': 6, 'lr': 1e-3,
+      'weight_decay': 1e-4, 'augment': True, 'print_freq': 150, 'save_freq': 150}),
+    ({'method': 'student', 'dataset': 'phantom'},
+     {'img_size': 128, 'iteration': 100, 'print_freq': 50, 'save_freq': 50}),
     ({'method': 'localizer'},
      {'ch': 16, 'img_size': 128, 'iteration': 900, 'batch_size': 8, 'lr': 1e-3,
-      'weight_decay': 1e-3, 'augment': True, 'print_freq': 100, 'save_freq': 100}),
+      'weight_decay': 1e-3, 'augment': True, 'print_freq': 300, 'save_freq': 300}),
     # dermoscopy: normal images that were enlarged from crops are less sharp
     ({'method': 'localizer', 'profile': 'dermoscopy'}, {'blur_jitter': True}),
-    ({'method': 'localizer', 'dataset': 'phantom'}, {'iteration': 200}),
+    ({'method': 'localizer', 'dataset': 'phantom'},
+     {'iteration': 200, 'print_freq': 100, 'save_freq': 100}),
 )
 TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
 

@@ -1,6 +1,7 @@
 """The Trainer: the training loop of every stage, scoring on val, and the test."""
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from config import Config
 from inference import model_selection
 from inference.evaluation import CaseResult, test_cases, translate_normal, val_masks, val_metrics
 from inference.metrics import METRIC_INFO, mean_metrics, segmentation_metrics, summarize
-from inference.postprocess import to_segmentation
+from inference.postprocess import PSEUDO_LABEL_RULES, REFINING_RULES, to_segmentation
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks
 from networks import count_parameters
 from reporting.results import ResultFolder, table, write_val_report
@@ -179,6 +180,27 @@ class Trainer:
                 teacher.keep_copies(folder)
         if not data.val_cases:
             self._prepare_label_free_score(data)
+        if config.method == 'student' and config.pseudo_label_rule == 'auto':
+            self._choose_pseudo_label_rule(data)
+
+    def _choose_pseudo_label_rule(self, data: Data) -> None:
+        """The rule that suits the teacher's soft masks best: by the labels of val or, without any,
+        by the label-free score. It belongs to the run from now on."""
+        config = self.config
+        if data.val_cases:
+            scores = model_selection.score_rules_on_val(
+                REFINING_RULES, data.val_cases, self.soft_masks['val'], config.keep_components)
+        elif self.label_free:
+            score, paths = self.label_free
+            scores = model_selection.score_rules(REFINING_RULES, paths, self.soft_masks['train'],
+                                                 score, config.keep_components)
+        else:
+            return
+        best = max(scores, key=scores.get)
+        self.config = self.stage.config = replace(config, pseudo_label_rule=best)
+        kind = 'val JA' if data.val_cases else 'label-free score'
+        print(f'pseudo-labels: {best} ({kind}: '
+              + ', '.join(f'{rule} {score:.1f}' for rule, score in scores.items()) + ')')
 
     def _prepare_label_free_score(self, data: Data) -> None:
         """Without val labels a localizer, if there is one, tells which checkpoints are good."""
@@ -308,11 +330,13 @@ class Trainer:
 
     def _val_metrics(self, cases: list[dataset.Case]) -> dict[str, float]:
         """Mean metrics of the network in training over labeled cases, percent. Where the user names
-        no rule of post-processing: by Otsu's or, with --refine, the better of clean and refine."""
+        no rule of post-processing: by the best of those for pseudo-labels (published: Otsu's)."""
         config = self.config
         rules = [config.postprocess]
         if config.postprocess in ('auto', 'none'):
-            rules = ['clean', 'refine'] if config.refine else ['otsu']
+            rules = ['otsu'] if config.recipe == 'published' else list(PSEUDO_LABEL_RULES)
+            if config.pseudo_label_rule != 'auto':
+                rules = ['clean', config.pseudo_label_rule]
         self.stage.networks.eval()
         rows = val_metrics(self.stage.mask_network, cases, config, self.device,
                            self._conditioning('val'), rules)

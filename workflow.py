@@ -15,9 +15,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answ
 
 Flags = dict[str, Any]
 TORCH_FLOOR = (2, 10)  # below, loading a file can run code or corrupt memory
-# with several stages in one command these flags are stage 1's, and the others keep their presets
-OF_STAGE_1 = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch_size', 'lr',
-              'weight_decay', 'decay_flag', 'augment', 'checkpoint')
+# with several stages in one command these flags are of one of them, stage 1 or else the student,
+# and the localizer before keeps its presets
+OF_ONE_STAGE = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch_size', 'lr',
+                'weight_decay', 'decay_flag', 'augment', 'checkpoint')
+WITHOUT_STAGE_1 = ('stage 1 (label transfer) is left out: the student was no better with it '
+                   '(docs/ablations.md); --stage 1 trains it')
 # flags of training that the val at its end needs as well
 OF_VAL = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile',
           'skip_bad')
@@ -44,43 +47,50 @@ class Run(NamedTuple):
 def plan(flags: Flags) -> list[Run]:
     """The runs that a command line stands for.
 
-    Training without --stage or --checkpoint goes through all stages and lets val choose; stage 1
-    makes sure that there is the localizer it needs."""
+    Training without --stage or --checkpoint goes through the stages of the recipe and lets val
+    choose: ours localizer and student, published label transfer twice. Stage 1 makes sure that
+    there is the localizer it needs."""
     phase, stage = flags.get('phase', 'train'), flags.get('stage')
     all_stages = stage is None and not flags.get('checkpoint')
     if phase in ('val', 'test', 'predict', 'export') and all_stages:
-        return [Run(flags | {'stage': last_trained(resolve(flags))})]
+        stage = last_trained(resolve(flags))  # None: that of a file in model/
+        return [Run(flags if stage is None else flags | {'stage': stage})]
     if phase != 'train' or stage in (0, 2):
         return [Run(flags)]
     if all_stages and 'teacher' in flags:
         raise UserError('--teacher: of one stage; say which with --stage')
-    runs = [Run(flags | {'stage': 1})]
-    others = {name: value for name, value in flags.items() if name not in OF_STAGE_1}
-    config = resolve(runs[0].flags)
-    is_resumed = config.resume and has_checkpoints(config)
-    if config.localization_weight and not config.teacher and not is_resumed:
-        localizer = others | {'stage': 0}
-        if not all_stages and has_checkpoints(resolve(localizer)):
-            localizer['resume'] = True  # one that is there is kept, and one begun is finished
-        runs.insert(0, Run(localizer))
-    if all_stages:
-        if (config.recipe, config.generation) != ('published', 'second'):
+    others = {name: value for name, value in flags.items() if name not in OF_ONE_STAGE}
+    localizer = others | {'stage': 0}
+    config = resolve(flags | {'stage': 1})
+    if not all_stages:
+        runs = [Run(flags | {'stage': 1})]
+        is_resumed = config.resume and has_checkpoints(config)
+        if config.localization_weight and not config.teacher and not is_resumed:
+            if has_checkpoints(resolve(localizer)):
+                localizer['resume'] = True  # one that is there is kept, and one begun is finished
+            runs.insert(0, Run(localizer))
+        return runs
+    if config.recipe == 'ours':
+        teacher = str(resolve(localizer).run_folder)
+        runs = [Run(localizer), Run(flags | {'stage': 2, 'teacher': teacher})]
+    else:
+        runs = [Run(flags | {'stage': 1})]
+        if config.generation == 'first':
             runs.append(Run(others | {'stage': 2}))
-        val = {name: flags[name] for name in OF_VAL if name in flags}
-        val |= {'phase': 'val', 'stage': runs[-1].flags['stage']}
-        runs.append(Run(val, is_final_val=True))
-    return runs
+    val = {name: flags[name] for name in OF_VAL if name in flags}
+    val |= {'phase': 'val', 'stage': runs[-1].flags['stage']}
+    return [*runs, Run(val, is_final_val=True)]
 
 
 def has_checkpoints(config: Config) -> bool:
     return any(config.run_folder.glob(f'{config.dataset}_params_*.pt'))
 
 
-def last_trained(config: Config) -> int:
-    """The stage of the newest checkpoint in the result folder; 1 if there is none."""
+def last_trained(config: Config) -> int | None:
+    """The stage of the newest checkpoint in the result folder; None if there is none."""
     stages = {path.stat().st_mtime: stage for stage in (0, 1, 2) for path in
               config.result_folder.glob(f'model{stage}/{config.dataset}_params_*.pt')}
-    return stages[max(stages)] if stages else 1
+    return stages[max(stages)] if stages else None
 
 
 # ---------------------------------------------------------------------------------- checkpoints
@@ -181,6 +191,8 @@ def run(flags: Flags) -> int:
     first = resolve(runs[0].flags)
     device = distributed.init(first.device)
     prepare_data_folder(first)
+    if len(runs) > 1 and 1 not in (part.flags['stage'] for part in runs):
+        print(WITHOUT_STAGE_1)
     if first.dry_run:
         dry_run(runs)
         return 0

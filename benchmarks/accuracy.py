@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,9 +35,9 @@ from class_activation import (
     logit_maps,
     pooled_logits,
 )
-from config import PROFILES, Config, RefinementConfig, resolve
+from config import PROFILES, Config, resolve
 from inference import metrics
-from inference.postprocess import EXPONENTS, segment, to_bytes
+from inference.postprocess import EXPONENTS, PSEUDO_LABEL_RULES, segment, to_bytes
 from inference.refinement import REFERENCE_SIZE, clean, erode
 from main import build_parser
 from predict import Predictor
@@ -66,7 +67,7 @@ STAGE_1 = Training('ours', 1, teacher=STAGE_0)
 STAGE_2 = Training('ours', 2, teacher=STAGE_0)
 AFTER_STAGE_1 = Training('ours_with_stage_1', 2, teacher=STAGE_1)
 # our student, taught by the labels of val
-CEILING = Training('ceiling', 2, '--target_update_freq 0 --refine False')
+CEILING = Training('ceiling', 2, '--rounds 1 --pseudo_label_rule clean')
 
 FINAL = 'ours, stage 2, best post-processing'
 # name -> where its soft masks come from, and how they become segmentations: otsu; level, above the
@@ -98,7 +99,7 @@ DEFAULT_ROWS = [name for name, (source, _) in ROWS.items() if source not in WHEN
 CLASSIFIERS = (CAM, STAGE_0, PRETRAINED)  # which tell diseased from normal images
 # as published, the first generation collapses on LGG to copying its input (JA 0.4)
 INSTEAD = {('LGG', FIRST): '--adv_weight 10 --lr 1e-4'}
-THRESHOLDS = np.arange(0.05, 1, 0.05)
+THRESHOLDS = np.arange(0.1, 1, 0.1)
 RIM = 20  # px of a 256 px image inside the outline of the head that are no lesion; chosen on val
 
 
@@ -273,22 +274,22 @@ def by_crf(masks: list[np.ndarray], images: list[np.ndarray], level: float,
             for mask, image in zip(masks, images, strict=True)]
 
 
-def refined(masks: list[np.ndarray], images: list[np.ndarray], level: float | None,
-            refinement: RefinementConfig) -> list[np.ndarray]:
-    """Segmentations of soft masks by a threshold (None: Otsu's), cleaned and refined as ours."""
+def refined(masks: list[np.ndarray], images: list[np.ndarray], level: float | None, rule: str,
+            keep_components: str) -> list[np.ndarray]:
+    """Segmentations of soft masks by a threshold (None: Otsu's) and one of PSEUDO_LABEL_RULES."""
     def refine(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
         mask = mask if level is None else to_bytes(mask > 255 * level)
-        return segment(mask, 'refine', image, refinement=refinement)
+        return segment(mask, rule, image, keep_components=keep_components)
 
     pairs = zip(masks, images, strict=True)
     return list(prefetch(lambda pair: refine(*pair), pairs, cpu_count()))
 
 
 def choose_refinement(masks: list[np.ndarray], val: Cases,
-                      refinement: RefinementConfig) -> float | None:
-    """The threshold whose refined segmentations of soft masks are best on val; None: Otsu's."""
-    return max((None, *THRESHOLDS), key=lambda level: mean_ja(
-        refined(masks, val.images, level, refinement), val.labels))
+                      keep_components: str) -> tuple[float | None, str]:
+    """The threshold (None: Otsu's) and the rule of PSEUDO_LABEL_RULES that are best on val."""
+    return max(product((None, *THRESHOLDS), PSEUDO_LABEL_RULES), key=lambda choice: mean_ja(
+        refined(masks, val.images, *choice, keep_components), val.labels))
 
 
 def to_segmentations(rule: str, source: Source, masks: list[np.ndarray], test: Cases,
@@ -297,19 +298,19 @@ def to_segmentations(rule: str, source: Source, masks: list[np.ndarray], test: C
     of ROWS."""
     if rule in ('otsu', 'val'):
         predictor = source.predictor
-        exponent, refinement = 1.0, experiment.config().refinement
+        exponent, keep = 1.0, experiment.config().keep_components
         if rule == 'val':
             rule, exponent = predictor.rule, predictor.exponent
-            refinement = predictor.config.refinement
-        return rule, [segment(mask, rule, image, exponent, refinement)
+            keep = predictor.config.keep_components
+        return rule, [segment(mask, rule, image, exponent, keep)
                       for mask, image in zip(masks, test.images, strict=True)]
     val = read_cases(dataset.validation_cases(experiment.data))
     val_masks = source.soft_masks(val)
     if rule == 'refinement':
-        refinement = experiment.config().refinement
-        level = choose_refinement(val_masks, val, refinement)
+        keep = experiment.config().keep_components
+        level, rule = choose_refinement(val_masks, val, keep)
         chosen = 'otsu' if level is None else f'above {level:.2f}'
-        return f'{chosen}, refine', refined(masks, test.images, level, refinement)
+        return f'{chosen}, {rule}', refined(masks, test.images, level, rule, keep)
     level = choose_level(val_masks, val)
     if rule == 'level':
         return f'above {level:.2f}', above(masks, level)

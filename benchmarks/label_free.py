@@ -32,7 +32,7 @@ def mean_over(network: torch.nn.Module, config: Config, device: torch.device, pa
     def finish(soft: SoftMask) -> float:
         return value(soft.path, segment(soft.mask, config.default_rule,
                                         np.asarray(dataset.read_image(soft.path)),
-                                        refinement=config.refinement))
+                                        keep_components=config.keep_components))
 
     return float(np.mean(list(soft_masks(network, paths, config, device, finish=finish))))
 

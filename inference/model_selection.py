@@ -1,5 +1,6 @@
 """Choosing on val: which checkpoint, and how its soft masks become segmentations."""
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ import checkpoint as checkpoints
 import dataset
 from config import Config
 from inference.metrics import METRICS, mean_metrics, segmentation_metrics
-from inference.postprocess import EXPONENTS, RULES, clear_corners, segment_by_all, worker_pool
+from inference.postprocess import (
+    EXPONENTS,
+    RULES,
+    clear_corners,
+    segment,
+    segment_by_all,
+    worker_pool,
+)
 from networks import pool_logits
 from runtime import distributed
 from runtime.threads import cpu_count, prefetch
@@ -32,7 +40,7 @@ def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint,
         image = np.asarray(dataset.read_image(cases[index].image))
         label = dataset.read_label(cases[index].label)
         by_source = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
-                                rules, sources[0][1].refinement).result()
+                                rules, sources[0][1].keep_components).result()
         metrics = {}
         for number, by_rule in enumerate(by_source):
             for rule_and_exponent, segmentation in by_rule.items():
@@ -54,6 +62,31 @@ def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint,
                      'fingerprint': checkpoints.fingerprint(source), 'rule': rule,
                      'crf_t': exponent, **means})
     return sorted(rows, key=lambda row: -row['JA'])
+
+
+def score_rules(rules: Sequence[str], paths: list[Path], soft_masks: dict[str, Path],
+                quality: Callable[[Path, np.ndarray], float],
+                keep_components: str) -> dict[str, float]:
+    """The mean quality, percent, of images' segmentations by each rule. `soft_masks` are files by
+    the images' stems; `quality` takes an image's file and its segmentation H×W bool."""
+    def of_image(path: Path) -> list[float]:
+        image = np.asarray(dataset.read_image(path))
+        mask = np.asarray(Image.open(soft_masks[path.stem]))
+        return [quality(path, segment(mask, rule, image, 1, keep_components)) for rule in rules]
+
+    rows = distributed.gather(list(prefetch(of_image, distributed.shard(paths), cpu_count())))
+    return dict(zip(rules, np.mean(rows, 0).tolist(), strict=True))
+
+
+def score_rules_on_val(rules: Sequence[str], cases: list[dataset.Case],
+                       soft_masks: dict[str, Path], keep_components: str) -> dict[str, float]:
+    """As `score_rules`; the quality is JA, percent."""
+    labels = {case.image: case.label for case in cases}
+
+    def ja(path: Path, segmentation: np.ndarray) -> float:
+        return segmentation_metrics(segmentation, dataset.read_label(labels[path]))['JA']
+
+    return score_rules(rules, list(labels), soft_masks, ja, keep_components)
 
 
 class LabelFreeScore:

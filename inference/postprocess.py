@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from config import Config, RefinementConfig
-from inference import refinement as refining
+from config import Config
+from inference import refinement
 from inference.crf import DenseCRF
 from runtime.threads import cpu_count
 
 PUBLISHED_SIZE = 256  # px, the images that the sizes in these rules were made for
+REFINING_RULES = ('color_edges', 'grabcut')  # see refinement.refine
+PSEUDO_LABEL_RULES = ('clean', *REFINING_RULES)
 EXPONENTS = tuple(range(1, 9))  # published: the CRF's background exponents that val chooses from
-NO_REFINEMENT = RefinementConfig()
 
 
 def to_bytes(soft_mask: np.ndarray) -> np.ndarray:
@@ -28,27 +29,27 @@ def to_segmentation(mask: np.ndarray, rule: str, image: np.ndarray | None, expon
                     config: Config, pool: ProcessPoolExecutor | None = None) -> np.ndarray:
     """The segmentation H×W bool of a soft mask H×W uint8 in training, val, test and predict:
     `segment`, in another process if there is a `pool`, then clear corners with --clear_corners."""
-    arguments = mask, rule, image, exponent, config.refinement
+    arguments = mask, rule, image, exponent, config.keep_components
     segmentation = pool.submit(segment, *arguments).result() if pool else segment(*arguments)
     return clear_corners(segmentation) if config.clear_corners else segmentation
 
 
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None, exponent: float = 1,
-            refinement: RefinementConfig = NO_REFINEMENT) -> np.ndarray:
+            keep_components: str = 'large') -> np.ndarray:
     """The segmentation H×W bool of a soft mask by one of RULES; raises ValueError for any other,
-    and where RULES_WITH_IMAGE have no image. `exponent` is the CRF's, `refinement` that of clean
-    and refine. In a mask of one gray level otsu, watershed, clean and refine find no lesion;
+    and where RULES_WITH_IMAGE have no image. `exponent` is the CRF's, `keep_components` that
+    of PSEUDO_LABEL_RULES. In a mask of one gray level these, otsu and watershed find no lesion;
     threshold and crf follow the level (a full mask stays full, an empty one empty)."""
     if rule not in RULES:
         raise ValueError(f'{rule}: not one of {", ".join(RULES)}')
     if image is None and rule in RULES_WITH_IMAGE:
         raise ValueError(f'{rule}: this rule needs the image')
-    return RULES[rule](mask, image, exponent, refinement)
+    return RULES[rule](mask, image, exponent, keep_components)
 
 
 def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
                    rules_of: list[list[tuple[str, tuple]]],
-                   refinement: RefinementConfig = NO_REFINEMENT
+                   keep_components: str = 'large'
                    ) -> list[dict[tuple[str, float | None], np.ndarray]]:
     """The segmentations of several soft masks of one image: of each mask {(rule, exponent): H×W
     bool}, where the exponent is None for all rules but crf. `rules_of` holds for each mask (rule,
@@ -62,7 +63,7 @@ def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
                 by_exponent = crf_segmentations(mask, image, exponents, crf)
                 by_rule |= {(rule, exponent): by_exponent[exponent] for exponent in exponents}
             else:
-                by_rule[rule, None] = segment(mask, rule, image, refinement=refinement)
+                by_rule[rule, None] = segment(mask, rule, image, 1, keep_components)
         segmentations.append(by_rule)
     return segmentations
 
@@ -73,12 +74,14 @@ def worker_pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(cpu_count(), get_context('spawn'), cv2.setNumThreads, (1,))
 
 
-def pseudo_label(soft_mask: np.ndarray, image: np.ndarray | None, refinement: RefinementConfig,
-                 refine: bool) -> np.ndarray:
-    """The pseudo-label H×W bool of a soft mask H×W uint8: Otsu, cleaned, and with `refine` its
-    outline refined on the image H×W×3 uint8 (`refinement.refine`)."""
-    segmentation = refining.clean(otsu(soft_mask), refinement.keep_components)
-    return refining.refine(segmentation, image, refinement) if refine else segmentation
+def pseudo_label(soft_mask: np.ndarray, image: np.ndarray | None, rule: str,
+                 keep_components: str) -> np.ndarray:
+    """The pseudo-label H×W bool of a soft mask H×W uint8 by one of PSEUDO_LABEL_RULES: Otsu,
+    cleaned, and by all rules but `clean` its outline refined on the image H×W×3 uint8."""
+    segmentation = refinement.clean(otsu(soft_mask), keep_components)
+    if rule == 'clean' or not segmentation.any():
+        return segmentation
+    return refinement.refine(segmentation, image, rule, keep_components)
 
 
 def threshold(mask: np.ndarray) -> np.ndarray:
@@ -128,25 +131,25 @@ def crf_segmentations(mask: np.ndarray, image: np.ndarray, exponents: Sequence[f
             for exponent, probability in zip(exponents, probabilities, strict=True)}
 
 
-def _shrunk_pseudo_label(mask: np.ndarray, image: np.ndarray | None, refinement: RefinementConfig
-                         ) -> np.ndarray:
-    """As `pseudo_label`, at PUBLISHED_SIZE at most, then enlarged; refined if there is an image."""
-    refine = image is not None
-    label = pseudo_label(shrink(mask), shrink(image) if refine else None, refinement, refine)
+def _shrunk_pseudo_label(mask: np.ndarray, image: np.ndarray | None, rule: str,
+                         keep_components: str) -> np.ndarray:
+    """As `pseudo_label`, at PUBLISHED_SIZE at most, then enlarged."""
+    image = None if image is None else shrink(image)
+    label = pseudo_label(shrink(mask), image, rule, keep_components)
     return resize_map(label.astype(np.uint8) * 255, mask.shape[::-1]) > 127
 
 
 # Every post-processing rule, as --postprocess names them: (soft mask H×W uint8, image or None,
-# exponent of the CRF, refinement) → H×W bool
-RULES: dict[str, Callable[[np.ndarray, np.ndarray | None, float, RefinementConfig], np.ndarray]] = {
+# exponent of the CRF, keep_components) → H×W bool
+RULES: dict[str, Callable[[np.ndarray, np.ndarray | None, float, str], np.ndarray]] = {
     'threshold': lambda mask, *_: threshold(mask),
     'otsu': lambda mask, *_: otsu(mask),
     'watershed': lambda mask, *_: watershed(mask),
     'crf': lambda mask, image, exponent, _: crf_segmentations(mask, image, (exponent,))[exponent],
-    'clean': lambda mask, image, _, refinement: _shrunk_pseudo_label(mask, None, refinement),
-    'refine': lambda mask, image, _, refinement: _shrunk_pseudo_label(mask, image, refinement),
+    **{rule: lambda mask, image, _, keep_components, rule=rule:
+       _shrunk_pseudo_label(mask, image, rule, keep_components) for rule in PSEUDO_LABEL_RULES},
 }
-RULES_WITH_IMAGE = ('crf', 'refine')
+RULES_WITH_IMAGE = ('crf', *REFINING_RULES)
 
 
 def clear_corners(segmentation: np.ndarray) -> np.ndarray:

@@ -8,36 +8,33 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from config import RefinementConfig
-
 REFERENCE_SIZE = 256  # px, the images that lengths here belong to
-CORE = 6  # px
+CORE = 12  # px
 BLUR = 1.5  # px, σ, before colors are compared
 CLOSING_RADIUS = 40  # px
 SMOOTHING = 4  # px, σ
+MARGIN = 2  # px that experts draw outside a lesion found by GrabCut
 SQUARE = np.ones((3, 3), np.uint8)  # of openings, of any image size
 MAX_ROUNDS = 10  # of moving the outline and taking the medians again
 GRABCUT_ROUNDS = 3
 
 
-def refine(segmentation: np.ndarray, image: np.ndarray, refinement: RefinementConfig) -> np.ndarray:
-    """The segmentation with its outline where experts draw those of such lesions: snapped to color
-    edges and cleaned; then, as the refinement says, GrabCut, and a margin."""
-    keep = refinement.keep_components
-    refined = clean(snap_to_color_edges(segmentation, image, refinement.edge_bias), keep)
-    if refinement.grabcut:
-        refined = clean(grabcut(refined, image), keep)
-    if refinement.outline_margin:
-        refined = smooth_and_dilate(refined, refinement.outline_margin)
-    return refined
+def refine(segmentation: np.ndarray, image: np.ndarray, how: str,
+           keep_components: str) -> np.ndarray:
+    """The segmentation with its outline where experts draw it, cleaned. `how`: `color_edges`, for
+    lesions of one color against their surroundings; `grabcut`, for those of several shades or of
+    which only a part was found, whose outline is drawn smooth and a little outside."""
+    if how == 'color_edges':
+        return clean(snap_to_color_edges(segmentation, image), keep_components)
+    return smooth_and_dilate(clean(grabcut(segmentation, image), keep_components), MARGIN)
 
 
 def clean(segmentation: np.ndarray, keep_components: str) -> np.ndarray:
     """The segmentation opened 3×3, its holes filled, and of its connected components those that
-    `keep_components` names: `all`; `large`, all of at least 0.3 of the largest; or `central`, for
-    dermoscopy, where the lesion is photographed in the middle: the one with the largest Σ
-    exp(−d²/2σ²) over its pixels, d from the center of the image, σ a quarter of its side. Size and
-    place both count, so a spot in the very center does not win over the lesion around it."""
+    `keep_components` names: `all`; `large`, all of at least 0.3 of the largest; or `central`, since
+    a lesion mostly is photographed in the middle: the one with the largest Σ exp(−d²/2σ²) over its
+    pixels, d from the center of the image, σ a quarter of its side. Size and place both count, so
+    a spot in the very center does not win over the lesion around it."""
     # scipy's opening would erode lesions at the border; OpenCV's continues the image there
     opened = cv2.morphologyEx(segmentation.astype(np.uint8), cv2.MORPH_OPEN, SQUARE)
     filled = ndimage.binary_fill_holes(opened)
@@ -56,13 +53,12 @@ def clean(segmentation: np.ndarray, keep_components: str) -> np.ndarray:
     return labels == 1 + scores[1:].argmax()
 
 
-def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, edge_bias: float = 1,
-                        reach: float = 16, core: float = CORE) -> np.ndarray:
+def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, reach: float = 12,
+                        core: float = CORE) -> np.ndarray:
     """The segmentation with its outline moved to where the image's colors change. Within `reach` of
     the segmentation every pixel goes to the side, lesion or surroundings, whose median color
     (CIELAB, slightly blurred) is nearer; the medians are taken again until nothing changes,
-    MAX_ROUNDS times at most. With an `edge_bias` above 1 a pixel is lesion while it is less than
-    that many times as far from the lesion's color. What lies deeper than `core` stays lesion."""
+    MAX_ROUNDS times at most. What lies deeper than `core` stays lesion."""
     if not segmentation.any():
         return segmentation
     scale = scale_of(segmentation)
@@ -75,8 +71,7 @@ def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, edge_bias: 
             break
         to_lesion, to_surroundings = (np.square(colors - np.median(colors[part], 0)).sum(2)
                                       for part in (segmentation, surroundings))
-        limit = edge_bias ** 2 * to_surroundings  # the distances are squared
-        nearer = (to_lesion < limit) | (to_lesion == limit) & segmentation
+        nearer = (to_lesion < to_surroundings) | (to_lesion == to_surroundings) & segmentation
         moved = near & nearer | inner
         moved = cv2.morphologyEx(moved.astype(np.uint8), cv2.MORPH_OPEN, SQUARE) > 0
         if (moved == segmentation).all():

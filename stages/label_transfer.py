@@ -110,7 +110,7 @@ class LabelTransferStage(Stage):
         no localizer teaches. Outlines are not refined: stage 2 does that, and twice is too much."""
         if self.config.takes_conditioning or 'mask' not in batch:
             return None
-        labels = pseudo_labels(batch['mask'], None, self.config, refine=False)
+        labels = pseudo_labels(batch['mask'], batch['A'], 'clean', self.config)
         return torch.from_numpy(np.stack(labels)[:, None]).float().to(self.device)
 
     def _translate(self, real: dict[str, Tensor], conditioning: dict[str, Tensor], source: str,
@@ -206,7 +206,7 @@ class LabelTransferStage(Stage):
             inputs.append(as_conditioning(mask, self.config.img_ch))
             rows['stage-1 mask'] = visualize.from_tensor(mask[0])
         elif mask is not None:
-            lesion, = self._lesion({'mask': mask})
+            lesion, = self._lesion({'A': image, 'mask': mask})
             rows['localization map'] = visualize.from_tensor(mask[0])
             rows['pseudo-label'] = visualize.from_mask(to_array(lesion[0]))
         output = self.networks['genA2B'](*inputs)

@@ -22,13 +22,12 @@ from utils import UserError, new_staging_folder, progress_interval, replace_fold
 SPLITS = {'trainA': 'trainA', 'valA': 'val', 'testA': 'testA'}
 
 
-def pseudo_labels(masks: Tensor, images: Tensor | None, config: Config,
-                  refine: bool) -> list[np.ndarray]:
-    """H×W bool each: pseudo-labels of soft masks B×1×H×W in [-1, 1]; with `refine` their outlines
-    are refined on the images, B×C×H×W in [-1, 1]."""
-    shown = [visualize.from_tensor(image) for image in images] if refine else [None] * len(masks)
-    return [pseudo_label(to_bytes(to_array(mask[0] + 1) / 2), image, config.refinement, refine)
-            for mask, image in zip(masks, shown, strict=True)]
+def pseudo_labels(masks: Tensor, images: Tensor, rule: str, config: Config) -> list[np.ndarray]:
+    """H×W bool each: pseudo-labels of soft masks B×1×H×W in [-1, 1] of images B×C×H×W in [-1, 1],
+    by one of PSEUDO_LABEL_RULES."""
+    return [pseudo_label(to_bytes(to_array(mask[0] + 1) / 2), visualize.from_tensor(image), rule,
+                         config.keep_components)
+            for mask, image in zip(masks, images, strict=True)]
 
 
 class PseudoLabeler:
@@ -161,19 +160,27 @@ def localizer_behind(checkpoint: checkpoints.Checkpoint) -> Path | None:
 def choose_teacher(config: Config, run_folder: Path | None = None) -> Path | None:
     """The checkpoint file of the teacher; None where the data set brings its masks along.
 
-    --teacher, else the one that the run used (`teacher.pt` in its folder), else for stage 2 none
-    if there are syn_* folders, else what a test of the stage before would take. Raises UserError.
+    --teacher (of a folder its best), else the one that the run used (`teacher.pt` in its folder), else for stage 2 none
+    if there are syn_* folders, else the best of stage 1 or, for a student, of stage 0. Raises
+    UserError.
     """
     if config.teacher:
-        return Path(config.teacher)
+        path = Path(config.teacher)
+        return path.is_dir() and checkpoints.best_of_run(path, config.dataset) or path
     if run_folder and (run_folder / 'teacher.pt').is_file():
         return run_folder / 'teacher.pt'
     if config.trained_by_localizer:
         return checkpoints.choose_for_test(config.result_folder, config.dataset, stage=0)
     if any((config.data_folder / f'syn_{split}').is_dir() for split in SPLITS):
         return None
+    trained = config.method == 'student' and [
+        path for stage in (1, 0)
+        if (path := checkpoints.best_of_run(config.result_folder / f'model{stage}',
+                                            config.dataset))]
+    if trained:
+        return trained[0]
     try:
         return checkpoints.choose_for_test(config.result_folder, config.dataset, stage=1)
     except UserError as error:
-        raise UserError(f'a stage-1 network is needed: {error}'
+        raise UserError(f'a network of stage 1 or 0 is needed as teacher: {error}'
                         .replace('--checkpoint', '--teacher')) from None

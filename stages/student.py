@@ -1,21 +1,21 @@
 """Stage 2: a student learns lesion masks from a teacher (teacher–student self-training).
 
-The first pseudo-labels are made of the teacher's soft masks, those of the stages before. After a
-warm-up the student's own moving average (`ema`; mean teacher: Tarvainen and Valpola 2017) makes
-them: every `target_update_freq` iterations it is copied to the `target` network. The target network
-sees the plain image, the student a strongly augmented one, and normal images teach an empty mask.
+The pseudo-labels are made of the teacher's soft masks, those of the stage before. The training has
+rounds (noisy student: Xie et al. 2020): in each a new student sees strongly augmented images, and
+its exponential moving average (`ema`; mean teacher: Tarvainen and Valpola 2017) becomes the
+`target` network, which makes the pseudo-labels of the next round on plain images. A new student has
+not learned by heart what the last one was taught wrongly. Normal images teach an empty mask.
 """
 import hashlib
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from config import STUDENT_NETWORKS, Config
-from inference import refinement
-from inference.metrics import jaccard
-from inference.postprocess import threshold, to_bytes
-from inference.soft_masks import autocast, to_array
+from inference.soft_masks import autocast, average_over_flips, to_array
+from networks import build_network
 from reporting import visualize
 from runtime import distributed
 from stages import losses
@@ -33,10 +33,12 @@ class StudentStage(Stage):
     progress_names = ('total',)
     batch_options = ('batch_size', 'normal_batch')
 
+    WARM_UP = 0.08  # of a round, in which the learning rate rises
+
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         self._copy_student()
-        self.first_labels = {}  # first pseudo-labels, packed, by a digest of mask and image
+        self.labels = {}  # pseudo-labels of this round, packed, by a digest of mask and image
         self.ddp = distributed.wrap_ddp(self.networks['student'])
         self.optimizers = {'student': make_optimizer([self.networks['student']], config, device)}
 
@@ -51,13 +53,45 @@ class StudentStage(Stage):
             self.networks['student'].encoder.load_pretrained(self.config)
             self._copy_student()
 
+    def schedule(self, progress: float) -> float:
+        """In each round the rate rises linearly for WARM_UP and falls to 0 along a cosine."""
+        part = progress * self.config.rounds % 1
+        return min(1, (part + 0.01) / self.WARM_UP) * (1 + math.cos(math.pi * part)) / 2
+
+    # ----------------------------------------------------------------------------------- rounds
+
+    def round_of(self, iteration: int) -> int:
+        """The round, counted from 0, that an iteration belongs to."""
+        return iteration * self.config.rounds // self.config.iteration
+
+    def first_of_round(self, number: int) -> int:
+        """The first iteration of a round."""
+        return -(-number * self.config.iteration // self.config.rounds)
+
+    def _start_round(self, number: int) -> None:
+        """The student of the round before becomes the teacher, and a new one begins."""
+        networks = self.networks
+        networks['target'].load_state_dict(networks['ema'].state_dict())
+        with torch.random.fork_rng(devices=[]):  # the same weights in all processes
+            torch.manual_seed(self.config.seed + number)
+            new = build_network('student', self.config)
+        if self.config.encoder != 'none':
+            new.encoder.load_pretrained(self.config)
+        for name in ('student', 'ema'):
+            networks[name].load_state_dict(new.state_dict())
+        self.optimizers['student'].state.clear()
+        self.labels.clear()
+
     # ------------------------------------------------------------------------------------- step
 
     def step(self, batch: dict[str, Tensor], iteration: int) -> StepResult:
         """See Stage.step."""
         config = self.config
+        number = self.round_of(iteration)
+        if number and iteration == self.first_of_round(number):
+            self._start_round(number)
         self.networks.train()
-        target = self.targets(batch, iteration)
+        target = self.targets(batch, number)
         disease = len(target)
         empty = torch.zeros(len(batch['B']), *target.shape[1:], device=self.device)
         image = torch.cat([batch['A'], batch['B']])
@@ -75,7 +109,7 @@ class StudentStage(Stage):
         total = sum(terms.values())
         skipped = update(self.optimizers['student'], total)
         if not skipped:
-            self._update_average(iteration)
+            self._update_average(iteration - self.first_of_round(number))
         mask_share = torch.sigmoid(logit[:disease].float()).mean()
         values = {'total': total, **terms}
         return StepResult({name: value.detach() for name, value in values.items()},
@@ -95,68 +129,50 @@ class StudentStage(Stage):
 
     @torch.no_grad()
     def _update_average(self, iteration: int) -> None:
-        """ema ← d·ema + (1 − d)·student; d grows to ema_decay, so that the start is forgotten.
-        Then, when it is due, target ← ema."""
-        config = self.config
-        decay = min(config.ema_decay, (1 + iteration) / (10 + iteration))
+        """ema ← d·ema + (1 − d)·student, `iteration` counted from the start of the round; d grows
+        to ema_decay, so that the start is forgotten."""
+        decay = min(self.config.ema_decay, (1 + iteration) / (10 + iteration))
         for mean, new in zip(self.networks['ema'].parameters(),
                              self.networks['student'].parameters(), strict=True):
             mean.lerp_(new, 1 - decay)
-        since = iteration + 1 - self.first_update
-        if config.target_update_freq and since >= 0 and since % config.target_update_freq == 0:
-            self.networks['target'].load_state_dict(self.networks['ema'].state_dict())
-
-    @property
-    def first_update(self) -> int:
-        """The iteration after which ema is first copied to the target network."""
-        return self.config.warm_up or self.config.target_update_freq
 
     # ---------------------------------------------------------------------------- pseudo-labels
 
+    def targets(self, batch: dict[str, Tensor], number: int) -> Tensor:
+        """Pseudo-labels of the disease images in this round, B×1×H×W of 0 and 1. They are kept,
+        since refining an outline takes longer than an iteration of the network."""
+        digests = [hashlib.sha256(to_array(mask).tobytes() + to_array(image).tobytes()).digest()
+                   for mask, image in zip(batch['mask'], batch['A'], strict=True)]
+        if missing := [index for index, digest in enumerate(digests) if digest not in self.labels]:
+            images = batch['A'][missing]
+            masks = self._masks_of_target(images) if number else batch['mask'][missing]
+            made = pseudo_labels(masks, images, self.rule_of(number), self.config)
+            self.labels |= {digests[index]: np.packbits(label)
+                            for index, label in zip(missing, made, strict=True)}
+        height, width = batch['A'].shape[-2:]
+        labels = [np.unpackbits(self.labels[digest], count=height * width) for digest in digests]
+        return torch.from_numpy(np.stack(labels).reshape(-1, 1, height, width)).float().to(
+            self.device)
+
+    def rule_of(self, number: int) -> str:
+        """The rule of a round's pseudo-labels. GrabCut again and again would enlarge lesions."""
+        rule = self.config.default_rule
+        return 'clean' if number and rule == 'grabcut' else rule
+
     @torch.no_grad()
-    def targets(self, batch: dict[str, Tensor], iteration: int) -> Tensor:
-        """Pseudo-labels of the disease images, B×1×H×W of 0 and 1. An updated one counts where its
-        Jaccard index with the first one is at least min_teacher_iou."""
-        config = self.config
-        labels = self.first_pseudo_labels(batch)
-        if config.target_update_freq and iteration >= self.first_update:
-            with autocast(config, self.device):
-                output = self.networks['target'].predict_mask(batch['A'])
-            for index, soft_mask in enumerate(to_array(output.mask[:, 0])):
-                updated = self._updated_label(soft_mask, batch['A'][index], labels[index])
-                if jaccard(updated, labels[index]) >= config.min_teacher_iou:
-                    labels[index] = updated
-        return torch.from_numpy(np.stack(labels)[:, None].astype(np.float32)).to(self.device)
-
-    def _updated_label(self, soft_mask: np.ndarray, image: Tensor, first: np.ndarray) -> np.ndarray:
-        """The pseudo-label H×W bool of the target network's soft mask. Refined again and again,
-        lesions of several shades would shrink, so a refined one keeps the first one's core."""
-        config = self.config
-        label = refinement.clean(threshold(to_bytes(soft_mask)), config.keep_components)
-        if not config.refine:
-            return label
-        label = refinement.refine(label, visualize.from_tensor(image), config.refinement)
-        core = refinement.erode(refinement.CORE, first)
-        return refinement.clean(label | core, config.keep_components)
-
-    def first_pseudo_labels(self, batch: dict[str, Tensor]) -> list[np.ndarray]:
-        """Those of the teacher's soft masks, H×W bool each. They are kept, since refining an
-        outline takes longer than an iteration of the network."""
-        labels = []
-        for mask, image in zip(batch['mask'], batch['A'], strict=True):
-            digest = hashlib.sha256(to_array(mask).tobytes() + to_array(image).tobytes()).digest()
-            if digest not in self.first_labels:
-                label, = pseudo_labels(mask[None], image[None], self.config, self.config.refine)
-                self.first_labels[digest] = np.packbits(label)
-            labels.append(np.unpackbits(self.first_labels[digest], count=mask.numel())
-                          .reshape(self.config.size).astype(bool))
-        return labels
+    def _masks_of_target(self, images: Tensor) -> Tensor:
+        """The target network's soft masks of plain images, B×1×H×W in [-1, 1]."""
+        network = self.networks['target'].eval()
+        with autocast(self.config, self.device):
+            masks = average_over_flips(network, [images], network.predict_mask(images).mask,
+                                       self.config.tta)
+        return masks.float() * 2 - 1
 
     def visuals(self, image: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:
         output = self.mask_network.predict_mask(image)
-        label, = pseudo_labels(mask, image, self.config, self.config.refine)
+        label, = pseudo_labels(mask, image, self.config.default_rule, self.config)
         return {'image': visualize.from_tensor(image[0]),
-                'stage-1 mask': visualize.from_tensor(mask[0]),
+                'teacher mask': visualize.from_tensor(mask[0]),
                 'pseudo-label': visualize.from_mask(label.astype(np.float32)),
                 'student mask': visualize.from_mask(to_array(output.mask[0, 0]))}
 

@@ -32,8 +32,7 @@ def tiny_config(data_root: Path, tmp_path: Path) -> Callable[..., Config]:
 
 SMALL = {'ch': 4, 'img_size': 32, 'iteration': 2, 'batch_size': 2, 'save_freq': 1}
 SMALL_PRESETS = (*PRESETS, ({'method': 'localizer'}, SMALL),
-                 ({'method': 'student'}, {**SMALL, 'encoder': 'none', 'warm_up': 1,
-                                          'target_update_freq': 1}))
+                 ({'method': 'student'}, {**SMALL, 'encoder': 'none'}))
 
 
 @pytest.fixture
@@ -58,10 +57,13 @@ def stage_1_run(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 @pytest.fixture(scope='session')
 def all_stages_run(tmp_path_factory: pytest.TempPathFactory) -> Places:
-    """Places with a run of all stages of our recipe, two iterations each, for reading alone."""
+    """Places with runs of all stages of our recipe, two iterations each, for reading alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('config.PRESETS', SMALL_PRESETS)
-        return trained(tmp_path_factory.mktemp('all_stages'), '--save_freq', 1)
+        places = trained(tmp_path_factory.mktemp('all_stages'), '--stage', 1, '--save_freq', 1)
+        places.done('--phase', 'train', '--stage', 2)
+        places.done('--phase', 'val', '--stage', 2)
+        return places
 
 
 @pytest.fixture

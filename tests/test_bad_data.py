@@ -134,9 +134,9 @@ def test_images_of_any_shape(places):
         for name, size in shapes.items():
             Image.new('RGB', size, (10, 200, 90)).save(places.data / folder / name)
     places.done(*RUN, '--iteration', 6)
-    for rule in ('threshold', 'otsu', 'watershed', 'crf', 'clean', 'refine'):
+    for rule in ('threshold', 'otsu', 'watershed', 'crf', 'clean', 'color_edges', 'grabcut'):
         places.done('--phase', 'test', '--stage', 1, '--postprocess', rule, '--save_visuals',
-                    rule == 'refine')
+                    rule == 'grabcut')
     folder = next((places.results / 'test1').iterdir())
     for name, size in shapes.items():
         assert Image.open(folder / 'segmentation' / name).size == size

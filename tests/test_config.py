@@ -81,12 +81,12 @@ def test_the_profile_follows_the_name_of_the_data_set():
     isic = resolve({'dataset': 'ISIC'})
     other = resolve({'dataset': 'other', 'profile': 'dermoscopy'})
     assert dataclasses.replace(other, dataset='ISIC', profile='') == isic
-    assert isic.grabcut and isic.tta == 'flips' and isic.keep_components == 'central'
+    assert isic.contrast_jitter and isic.tta == 'flips' and isic.keep_components == 'central'
 
 
 def test_flags_win_over_checkpoints_over_what_is_inherited_over_presets():
     assert preset(stage=2)['lr'] == 1e-3  # of presets the later one: not 1e-4 of the recipe
-    assert preset(stage=2, dataset='phantom')['iteration'] == 200
+    assert preset(stage=2, dataset='phantom')['iteration'] == 100
     sources = {'flags': {'stage': 2, 'dataset': 'x'}, 'saved': {}, 'inherited': {}}
     assert resolve(**sources).lr == 1e-3
     for source, value in (('inherited', 0.1), ('saved', 0.2), ('flags', 0.3)):
@@ -115,8 +115,8 @@ def test_a_flag_may_not_contradict_the_networks_of_a_file():
 def test_the_published_recipe_has_the_published_values():
     config = resolve({'recipe': 'published', 'dataset': 'x'})
     assert config == Config(recipe='published', dataset='x')
-    assert (config.lr, config.localization_weight, config.tta, config.refine) == (
-        5e-5, 0, 'none', False)
+    assert (config.lr, config.localization_weight, config.tta, config.default_rule) == (
+        5e-5, 0, 'none', 'otsu')
     second = resolve({'recipe': 'published', 'generation': 'second', 'dataset': 'ISIC'})
     assert (second.ch, second.iteration, second.cam_weight, second.clear_corners) == (
         54, 7000, 1400, True)

@@ -11,11 +11,22 @@ from helpers import ONLY_MASKS, TINY_FLAGS, assert_one_line_error, names, read_c
 RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 2]
 
 
-def test_all_stages_of_one_command_then_test_without_flags(all_stages, all_stages_run):
-    out, results = all_stages_run.printed, all_stages.results
-    order = [out.index(f'--- stage {stage}') for stage in (0, 1, 2)]
-    assert order == sorted(order) and '--- stage 2: what val chooses' in out
-    assert f'teacher: {all_stages_run.results}/model1/best.pt' in out
+def test_localizer_and_student_of_one_command(places, small_stages):
+    out = places.done(*RUN, '--save_freq', 1)
+    assert out.index('stage 1 ') < out.index('--- stage 0') < out.index('--- stage 2: what val')
+    assert f'teacher: {places.results}/model0/best.pt' in out
+    assert not (places.results / 'model1').exists()
+    config = checkpoints.read(places.results / 'model2' / 'best.pt').config
+    assert f'pseudo-labels: {config["pseudo_label_rule"]} (val JA: color_edges' in out
+    assert 'model2/best.pt' in places.done('--phase', 'test')
+    # an earlier stage 1 does not teach the student of a run of all stages
+    (places.results / 'model1').mkdir()
+    shutil.copy(places.results / 'model0' / 'best.pt', places.results / 'model1' / 'best.pt')
+    assert f'teacher: {places.results}/model0/best.pt' in places.done(*RUN)
+
+
+def test_all_stages_then_test_without_flags(all_stages):
+    results = all_stages.results
     for stage, name in enumerate(('localizer', 'genA2B', 'ema')):
         best = checkpoints.read(results / f'model{stage}' / 'best.pt')
         assert best.config['stage'] == stage and name in best.networks
@@ -60,7 +71,7 @@ def test_a_student_with_a_pretrained_encoder(all_stages, small_stages):
     train = ['--phase', 'train', '--stage', 2]
     all_stages.done(*train, '--encoder', DEFAULT_ENCODER, '--profile', 'dermoscopy')
     config = checkpoints.read(all_stages.results / 'model2' / 'best.pt').config
-    assert (config['encoder'], config['profile'], config['grabcut']) == (
+    assert (config['encoder'], config['profile'], config['contrast_jitter']) == (
         DEFAULT_ENCODER, 'dermoscopy', True)
     all_stages.done('--phase', 'test', '--stage', 2)
     all_stages.done(*train, '--resume', 'True', '--iteration', 3)
@@ -84,7 +95,9 @@ def test_the_published_recipe_has_no_localizer(stage_1, small_stages):
 def test_without_val_labels_the_best_is_chosen_by_the_label_free_score(places, small_stages):
     shutil.rmtree(places.data / 'val')
     out = places.done(*RUN, '--save_freq', 1, '--keep_checkpoints', 9)
-    assert out.count('label-free score') == 4  # two checkpoints of stages 1 and 2 each
+    out += places.done(*RUN, '--save_freq', 1, '--keep_checkpoints', 9, '--stage', 1)
+    assert out.count(': label-free score') == 4  # two checkpoints of stages 2 and 1 each
+    assert '(label-free score: color_edges' in out
     for stage in (1, 2):
         scores = {row['iteration']: float(row['score'])
                   for row in read_csv(places.results / f'log{stage}' / 'score.csv')}
@@ -93,4 +106,6 @@ def test_without_val_labels_the_best_is_chosen_by_the_label_free_score(places, s
         assert (folder / 'best.pt').samefile(folder / f'Tiny_params_{int(best):07d}.pt')
         assert checkpoints.read(folder / 'best.pt').best_score == pytest.approx(scores[best], 1e-4)
     assert not read_csv(places.results / 'log2' / 'val.csv')
-    assert 'post-processing: refine' in places.done('--phase', 'test', *ONLY_MASKS)
+    rule = checkpoints.read(places.results / 'model2' / 'best.pt').config['pseudo_label_rule']
+    test = places.done('--phase', 'test', '--stage', 2, *ONLY_MASKS)
+    assert f'post-processing: {rule}' in test

@@ -33,7 +33,7 @@ def test_a_student_then_val_that_reads_nothing_but_val_then_test_as_it_chose(all
     for folder in others:
         (student.data / f'{folder} aside').rename(student.data / folder)
     table = [line for line in out.splitlines() if line.startswith('Tiny_params_')]
-    assert len(table) == 2 * (5 + 8)  # checkpoints × (five rules + the CRF with eight t)
+    assert len(table) == 2 * (6 + 8)  # checkpoints × (six rules + the CRF with eight t)
     column = [float(line.split()[-5]) for line in table]
     assert column == sorted(column, reverse=True)
     val = read_json(run / 'val.json')
@@ -179,7 +179,7 @@ def test_bad_requests_of_teachers_and_stages(all_stages):
     for label in (student.data / 'val' / 'labels').iterdir():
         label.unlink()
     assert_one_line_error(student.run('--phase', 'val'), 'no labels', 'val/labels/')
-    shutil.rmtree(student.results / 'model1')
-    shutil.rmtree(student.results / 'model2')
+    for stage in (0, 1, 2):
+        shutil.rmtree(student.results / f'model{stage}')
     assert_one_line_error(student.run('--phase', 'train', '--stage', 2, *TINY_FLAGS[-6:]),
-                          'a stage-1 network is needed', 'model1/best.pt', '--teacher')
+                          'needed as teacher', 'model1/best.pt', '--teacher')

@@ -10,30 +10,32 @@ from helpers import assert_one_line_error
 
 def runs(**flags):
     """Phase and stage of the runs that these flags stand for."""
-    return [(run.flags.get('phase', 'train'), run.flags['stage']) for run in workflow.plan(flags)]
+    return [(run.flags.get('phase', 'train'), run.flags.get('stage')) for run in workflow.plan(flags)]
 
 
 def test_which_runs_a_command_stands_for():
-    train = [('train', 0), ('train', 1), ('train', 2), ('val', 2)]
+    train = [('train', 0), ('train', 2), ('val', 2)]
     assert runs() == runs(phase='train') == runs(profile='dermoscopy', dataset='none') == train
-    assert runs(stage=1) == train[:2]
-    assert runs(stage=1, localization_weight=0.0) == runs(stage=1, teacher='x.pt') == train[1:2]
+    alone = [('train', 1)]
+    assert runs(stage=1) == [('train', 0), *alone]
+    assert runs(stage=1, localization_weight=0.0) == runs(stage=1, teacher='x.pt') == alone
     assert runs(stage=0) == [('train', 0)] and runs(stage=2) == [('train', 2)]
     assert runs(recipe='published') == [('train', 1), ('train', 2), ('val', 2)]
     assert runs(recipe='published', generation='second') == [('train', 1), ('val', 1)]
     for phase in ('val', 'test', 'predict', 'export'):
-        assert runs(phase=phase, dataset='none', result_dir='nowhere') == [(phase, 1)]
+        assert runs(phase=phase, dataset='none', result_dir='nowhere') == [(phase, None)]
 
 
 def test_flags_of_one_stage_stay_with_it():
     plan = workflow.plan({'ch': 62, 'iteration': 9, 'seed': 5, 'save_freq': 3})
-    assert [run.is_final_val for run in plan] == [False, False, False, True]
-    zero, one, two, val = (run.flags for run in plan)
+    assert [run.is_final_val for run in plan] == [False, False, True]
+    zero, two, val = (run.flags for run in plan)
     assert (zero['seed'], zero['save_freq']) == (5, 3) and not {'ch', 'iteration'} & zero.keys()
-    assert (one['ch'], one['iteration'], one['seed']) == (62, 9, 5)
-    assert two['seed'] == 5 and not {'ch', 'iteration'} & two.keys()
-    assert not {'ch', 'seed'} & val.keys()
-    assert resolve(two).iteration == preset(stage=2, dataset='phantom')['iteration'] != 9
+    assert (two['ch'], two['iteration'], two['seed']) == (62, 9, 5)
+    assert two['teacher'] == 'results/phantom/model0' and not {'ch', 'seed'} & val.keys()
+    assert resolve(zero).iteration == preset(stage=0, dataset='phantom')['iteration'] != 9
+    one, two, _ = (run.flags for run in workflow.plan({'recipe': 'published', 'ch': 62}))
+    assert one['ch'] == 62 and 'ch' not in two
 
 
 @pytest.mark.parametrize('version, is_refused', [

@@ -8,7 +8,8 @@ import torch
 
 import accuracy
 from class_activation import PretrainedClassifier, area_under_curve, in_own_size, layer_cam
-from config import RefinementConfig, resolve
+from config import resolve
+from inference.postprocess import PSEUDO_LABEL_RULES
 
 SQUARE = np.zeros((64, 64), bool)
 SQUARE[20:44, 20:44] = True
@@ -69,10 +70,10 @@ def test_refinement_takes_the_threshold_that_is_best_on_val():
     val = accuracy.Cases([Path('a')], [image], [SQUARE])
     soft = np.where(SQUARE, 60, 0).astype(np.uint8)
     soft[:16] = 255  # alone above Otsu's threshold
-    level = accuracy.choose_refinement([soft], val, RefinementConfig())
-    assert level is not None and level < 60 / 255
+    level, rule = accuracy.choose_refinement([soft], val, 'all')
+    assert level is not None and level < 60 / 255 and rule in PSEUDO_LABEL_RULES
     even = np.where(SQUARE, 255, 0).astype(np.uint8)
-    assert accuracy.choose_refinement([even], val, RefinementConfig()) is None  # Otsu's, if equal
+    assert accuracy.choose_refinement([even], val, 'all')[0] is None  # Otsu's, if equal
 
 
 def test_every_default_row_is_trained_with_what_the_program_knows(monkeypatch, tmp_path):

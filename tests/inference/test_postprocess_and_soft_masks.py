@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from config import Config, RefinementConfig
+from config import Config
 from helpers import disc
 from inference import postprocess
 from inference.crf import DenseCRF, PermutohedralLattice
 from inference.metrics import jaccard
-from inference.postprocess import RULES, clear_corners, pseudo_label, segment, to_bytes
+from inference.postprocess import (
+    PSEUDO_LABEL_RULES,
+    RULES,
+    clear_corners,
+    pseudo_label,
+    segment,
+    to_bytes,
+)
 from inference.soft_masks import average_over_flips
 from networks import MaskPrediction
 
@@ -32,13 +39,13 @@ def test_known_answers():
 
 @pytest.mark.parametrize('rule', RULES)
 def test_masks_of_one_level_and_tiny_ones(rule):
-    """Of one level: otsu, watershed, clean and refine find nothing; threshold follows the level;
+    """Of one level: otsu, watershed and rules for pseudo-labels find nothing; threshold follows the level;
     crf is never in doubt about an empty or a full mask."""
     image = np.random.default_rng(0).integers(0, 255, (24, 50, 3), dtype=np.uint8)
     for level in (0, 255, 128):
         segmentation = segment(np.full((24, 50), level, np.uint8), rule, image)
         assert segmentation.dtype == bool and segmentation.shape == (24, 50)
-        if rule in ('otsu', 'watershed', 'clean', 'refine') or level == 0:
+        if rule in ('otsu', 'watershed', *PSEUDO_LABEL_RULES) or level == 0:
             assert not segmentation.any()
         elif rule == 'threshold' or level == 255:
             assert segmentation.all()
@@ -65,12 +72,12 @@ def test_an_unknown_rule_and_a_missing_image_are_refused():
             segment(np.zeros((4, 4), np.uint8), rule)
 
 
-def test_the_run_s_refinement_comes_before_clear_corners():
+def test_the_run_s_components_come_before_clear_corners():
     image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
     mask = to_bytes(disc((32, 48), (16, 24), 9) * 0.8 + disc((32, 48), (0, 0), 12) * 0.9)
-    config = Config(outline_margin=9.0, edge_bias=2.0, clear_corners=True)
-    expected = segment(mask, 'refine', image, 1, config.refinement)
-    cleared = postprocess.to_segmentation(mask, 'refine', image, 1, config)
+    config = Config(keep_components='all', clear_corners=True)
+    expected = segment(mask, 'clean', image, 1, 'all')
+    cleared = postprocess.to_segmentation(mask, 'clean', image, 1, config)
     assert (cleared == clear_corners(expected)).all() and (cleared != expected).any()
 
 
@@ -141,9 +148,9 @@ def test_one_crf_serves_all_masks_and_exponents():
     # and what val computes by all rules at once is what each computes alone
     masks = [to_bytes(first), to_bytes(second)]
     by_rule = postprocess.segment_by_all(masks, image, [[('crf', (1, 3)), ('otsu', (1, 3))],
-                                                        [('crf', (2,)), ('refine', ())]])
+                                                        [('crf', (2,)), ('color_edges', ())]])
     assert [list(of_mask) for of_mask in by_rule] == [[('crf', 1), ('crf', 3), ('otsu', None)],
-                                                      [('crf', 2), ('refine', None)]]
+                                                      [('crf', 2), ('color_edges', None)]]
     for mask, of_mask in zip(masks, by_rule, strict=True):
         for (rule, exponent), segmentation in of_mask.items():
             assert (segmentation == segment(mask, rule, image, exponent or 1)).all()
@@ -174,10 +181,9 @@ def test_a_pseudo_label_is_cleaned_and_refined():
     lesion = disc((128, 128), (64, 64), 20)
     soft = to_bytes((disc((128, 128), (64, 64), 23) | disc((128, 128), (10, 10), 4)) * 0.8)
     image = np.where(lesion[..., None], 60, 180).astype(np.uint8).repeat(3, 2)
-    plain = pseudo_label(soft, None, RefinementConfig(), refine=False)
-    refined = pseudo_label(soft, image, RefinementConfig(), refine=True)
+    plain, refined = (pseudo_label(soft, image, rule, 'large') for rule in ('clean', 'color_edges'))
     assert not plain[10, 10] and jaccard(plain, lesion) < 0.8 < 0.95 < jaccard(refined, lesion)
-    assert (segment(soft, 'refine', image) == refined).all()
+    assert (segment(soft, 'color_edges', image) == refined).all()
     assert (segment(soft, 'clean') == plain).all()
 
 

@@ -2,7 +2,6 @@
 import numpy as np
 import pytest
 
-from config import RefinementConfig
 from helpers import disc
 from inference.metrics import jaccard
 from inference.postprocess import segment, to_bytes
@@ -41,16 +40,12 @@ def test_an_outline_moves_to_where_colors_change():
         assert jaccard(snapped, lesion) > 0.93 > jaccard(segmentation, lesion)
 
 
-def test_the_edge_bias_decides_whether_a_pale_rim_is_lesion():
-    inner, segmentation, outer = (disc(SIZE, CENTER, radius) for radius in (18, 20, 24))
-    # a rim whose gray is halfway between
-    gray = np.where(inner, 60, np.where(outer, 120, 180)).astype(np.uint8)
-    image = gray[..., None].repeat(3, 2)
-    narrow, wide = (snap_to_color_edges(segmentation, image, edge_bias) for edge_bias in (1, 2))
-    assert jaccard(narrow, inner) > 0.9 and jaccard(wide, outer) > 0.9
-    assert (snap_to_color_edges(segmentation, gray, 2) == wide).all()  # gray images as well
-    soft = to_bytes(segmentation * 0.8)
-    assert (segment(soft, 'refine', image, 1, RefinementConfig(edge_bias=2)) == wide).all()
+def test_gray_images_have_edges_as_well():
+    lesion, segmentation = disc(SIZE, CENTER, 18), disc(SIZE, CENTER, 22)
+    gray = np.where(lesion, 60, 180).astype(np.uint8)
+    snapped = snap_to_color_edges(segmentation, gray)
+    assert jaccard(snapped, lesion) > 0.95
+    assert (snapped == snap_to_color_edges(segmentation, gray[..., None].repeat(3, 2))).all()
 
 
 def test_snapping_keeps_within_reach_and_keeps_the_core():
@@ -61,7 +56,7 @@ def test_snapping_keeps_within_reach_and_keeps_the_core():
     spot = disc((256, 256), (128, 128), 10)  # dark, in the center of the lesion
     image = np.where(spot[..., None], 0, 200).astype(np.uint8).repeat(3, 2)
     snapped = snap_to_color_edges(segmentation, image)
-    assert snapped[disc((256, 256), (128, 128), 33)].all()  # deeper than 6 px
+    assert snapped[disc((256, 256), (128, 128), 27)].all()  # deeper than 12 px
     right = np.zeros((256, 256, 3), np.uint8)
     right[:, 100:] = 200  # the lesion's color continues to the right border
     grown = snap_to_color_edges(disc((256, 256), (128, 128), 20), right)
@@ -104,13 +99,13 @@ def test_a_drawn_outline_passes_over_bays_and_keeps_a_margin():
     assert abs(scaled - 1) < 0.05
 
 
-def test_refining_follows_the_refinement_config():
+def test_color_edges_and_grabcut_with_its_margin():
     lesion = disc(SIZE, CENTER, 20)
     image = np.where(lesion[..., None], 60, 180).astype(np.uint8).repeat(3, 2)
     segmentation = disc(SIZE, CENTER, 17)
-    generous = RefinementConfig(grabcut=True, outline_margin=2)
-    plain = refine(segmentation, image, RefinementConfig())
-    drawn = refine(segmentation, image, generous)
-    assert jaccard(plain, lesion) > 0.95
-    assert drawn[lesion].all() and 0 < (drawn & ~lesion).sum() < 2.5 * 2 * np.pi * 20
-    assert (segment(to_bytes(segmentation * 0.8), 'refine', image, 1, generous) == drawn).all()
+    snapped, drawn = (refine(segmentation, image, how, 'large')
+                      for how in ('color_edges', 'grabcut'))
+    assert jaccard(snapped, lesion) > 0.95
+    assert (drawn & lesion).sum() > 0.95 * lesion.sum()
+    assert (drawn & ~segmentation).sum() > 0 and not drawn[~disc(SIZE, CENTER, 24)].any()
+    assert (segment(to_bytes(segmentation * 0.8), 'grabcut', image) == drawn).all()

@@ -84,8 +84,7 @@ def runs(tmp_path_factory):
     for name in GENERATIONS:
         single[name].done(*stage_1[name], 1)
     teacher = shutil.copy(single['first'].results / 'model1' / 'Tiny_params_0000001.pt', root)
-    student = ['--stage', 2, '--teacher', teacher, '--iteration', 3, '--warm_up', 1,
-               '--target_update_freq', 1, '--min_teacher_iou', 0, '--ch', 4]
+    student = ['--stage', 2, '--teacher', teacher, '--iteration', 3, '--ch', 4]
     single['student'].done(*student)
     for places in (single['test'], double['test']):  # val writes beside its checkpoint
         shutil.copytree(single['student'].results / 'model2', places.results / 'model2')

@@ -16,11 +16,10 @@ DRY_RUN = [*RUN, '--dry_run', 'True']
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(places):
     out = places.done(*DRY_RUN)
-    for text in ('stage 0: localizer (ours recipe), starts anew', 'stage 1: label transfer (ours',
-                 'stage 2: student (ours', '5 disease and 3 normal images',
+    for text in ('stage 0: localizer (ours recipe), starts anew', 'stage 2: student (ours', '5 disease and 3 normal images',
                  '2 labeled images in val', 'nothing was written'):
         assert text in out
-    assert out.count('ch 4, images of 32×32') == 1  # stage 1's flags; the others have their own
+    assert out.count('ch 4, images of 32×32') == 1  # the student's; the localizer has its own
     assert not places.results.parent.exists()
 
 
@@ -41,7 +40,7 @@ def test_a_dry_run_finds_what_would_stop_the_run(places, monkeypatch):
     no_folder = places.data / 'trainA' / 'a0.png' / 'x'
     assert_one_line_error(places.run(*DRY_RUN, '--result_dir', no_folder), '--result_dir')
     assert_one_line_error(places.run(*DRY_RUN[:2], '--stage', 2, *DRY_RUN[-2:]),
-                          'stage-1 network is needed')
+                          'needed as teacher')
     monkeypatch.setattr(preflight.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1000))
     assert_one_line_error(places.run(*DRY_RUN), 'checkpoints need', '--keep_checkpoints')
     assert_one_line_error(places.run('--phase', 'test', '--dry_run', 'True'), '--dry_run')

@@ -56,8 +56,8 @@ def last_line(stopped):
 
 @pytest.mark.parametrize('stage, name, teacher, more', [
     (0, 'SIGTERM', None, []), (1, 'SIGINT', None, STAGE_1), (2, 'SIGUSR1', 1, []),
-    (2, 'SIGTERM', 0, ['--encoder', config.DEFAULT_ENCODER, '--grabcut', 'True',
-                       '--outline_margin', 2, '--contrast_jitter', 'True'])])
+    (2, 'SIGTERM', 0, ['--encoder', config.DEFAULT_ENCODER, '--pseudo_label_rule',
+                       'grabcut', '--contrast_jitter', 'True'])])
 def test_a_signal_saves_and_the_resumed_run_is_the_same_to_the_bit(places, all_stages_run, stage,
                                                                    name, teacher, more):
     flags = [*RUN, '--iteration', 4, '--stage', stage, '--augment', 'True', *more]
@@ -80,14 +80,14 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same_to_the_bit(places, all_s
 
 
 def test_a_stopped_run_of_all_stages_goes_on_where_it_was(places, small_stages):
-    flags = [*RUN, '--iteration', 3, '--localization_weight', 5]
-    with at_iteration(LabelTransferStage, 1, send('SIGTERM')):
+    flags = [*RUN, '--iteration', 3]
+    with at_iteration(StudentStage, 1, send('SIGTERM')):
         stopped = places.run(*flags)
     assert stopped.returncode == 0
-    assert '--- stage 0' in stopped.stdout and '--- stage 2' not in stopped.stdout
+    assert '--- stage 2\n' in stopped.stdout and 'what val chooses' not in stopped.stdout
     resumed = places.done(*flags, '--resume', 'True')
-    assert '--- stage 0' not in resumed and '--- stage 2' in resumed
-    assert iterations(places.results / 'log1' / 'losses.csv') == [1, 2, 3]
+    assert 'already is at iteration 2' in resumed and 'what val chooses' in resumed
+    assert iterations(places.results / 'log2' / 'losses.csv') == [1, 2, 3]
 
 
 def test_a_second_sigint_leaves_at_once(places):

@@ -22,13 +22,13 @@ def test_a_pseudo_label_is_the_segmentation_of_a_soft_mask():
     image = torch.where(lesion, -0.5, 0.6).expand(1, 3, 32, 32)
     config = resolve({'stage': 2, 'keep_components': 'all'})
 
-    def agreement(mask: torch.Tensor, refine: bool) -> float:
+    def agreement(mask: torch.Tensor, rule: str) -> float:
         soft = torch.where(mask, 0.3, -0.9)[None, None]  # in [-1, 1], nowhere near 1
-        label, = pseudo_labels(soft, image if refine else None, config, refine)
+        label, = pseudo_labels(soft, image, rule, config)
         assert label.dtype == bool
         return jaccard(label, lesion.numpy())
-    assert agreement(lesion, refine=False) > 0.95
-    assert agreement(shifted, refine=True) > agreement(shifted, refine=False)
+    assert agreement(lesion, 'clean') > 0.95
+    assert agreement(shifted, 'color_edges') > agreement(shifted, 'clean')
 
 
 def test_pseudo_masks_are_the_soft_masks_of_stage_1(stage_1):

@@ -13,7 +13,6 @@ import networks
 from config import DEFAULT_ENCODER, Config
 from helpers import TINY, same, squares
 from inference.metrics import jaccard
-from inference.refinement import CORE, erode
 from stages import student
 from stages.student import StudentStage
 
@@ -61,7 +60,7 @@ def test_a_pretrained_encoder_starts_with_its_weights(make_student, img_ch):
 
 
 def test_a_pretrained_student_learns_and_keeps_its_statistics(make_student):
-    stage = make_student(encoder=DEFAULT_ENCODER, target_update_freq=0, lr=1e-3)
+    stage = make_student(encoder=DEFAULT_ENCODER, rounds=1, lr=1e-3)
     stage.start()
     before = {name: buffer.clone() for name, buffer in stage.networks.named_buffers()}
     first = [parameter.clone() for parameter in stage.networks['student'].encoder.parameters()]
@@ -75,9 +74,8 @@ def test_a_pretrained_student_learns_and_keeps_its_statistics(make_student):
 @pytest.mark.parametrize('normal', [0, 2])
 def test_it_learns_what_the_teacher_shows(make_student, normal):
     """Soft masks in which a fifth of the lesions are missing: the student finds them all."""
-    stage = make_student(normal_batch=normal, iteration=35, warm_up=20, target_update_freq=8,
-                         min_teacher_iou=0.0)
-    for iteration in range(35):
+    stage = make_student(normal_batch=normal, iteration=70)
+    for iteration in range(70):
         image, mask = squares(4, seed=iteration)
         kept = torch.rand(4, 1, 1, 1, generator=torch.Generator().manual_seed(iteration)) > 0.2
         result = stage.step(batch_of(image, mask * kept, normal), iteration)
@@ -89,58 +87,46 @@ def test_it_learns_what_the_teacher_shows(make_student, normal):
     assert jaccard(segmentation.numpy(), mask.numpy() > 0) > 0.7
 
 
-def test_first_pseudo_labels_are_made_once(make_student, monkeypatch):
+def test_pseudo_labels_are_made_once_a_round(make_student, monkeypatch):
     stage = make_student()
     batches = batch_of(*squares(3)), batch_of(*squares(3, seed=1))
-    expected = [stage.first_pseudo_labels(batch) for batch in batches]
+    expected = [stage.targets(batch, 0) for batch in batches]
     monkeypatch.setattr(student, 'pseudo_labels', None)  # to call it again would fail
     for batch, labels in zip(batches, expected, strict=True):
-        assert (np.stack(stage.first_pseudo_labels(batch)) == np.stack(labels)).all()
-    assert not (np.stack(expected[0]) == np.stack(expected[1])).all()
+        assert torch.equal(stage.targets(batch, 0), labels)
+    assert not torch.equal(*expected)
 
 
-def show(stage: StudentStage, mask: Tensor) -> None:
-    """Let the target network always give this soft mask."""
-    stage.networks['target'].predict_mask = lambda image: networks.MaskPrediction(mask)
-
-
-def test_pseudo_labels_before_and_after_the_warm_up(make_student):
+def test_later_rounds_learn_from_the_target_network(make_student):
     image, mask = squares(3)
-    soft = torch.full_like(mask, 0.1)  # of the first image the mask moved a little, else nothing
-    soft[0] = 0.1 + 0.8 * mask[0].roll(2, -1)
-
-    def targets(iteration: int, **changed: float) -> Tensor:
-        stage = make_student(warm_up=10, keep_components='all', refine=False, **changed)
-        show(stage, soft)
-        return stage.targets(batch_of(image, mask), iteration)
-    assert torch.equal(targets(9, min_teacher_iou=0.3), mask)
-    target = targets(10, min_teacher_iou=0.3)
-    assert torch.equal(target[0], mask[0].roll(2, -1))
-    assert torch.equal(target[1:], mask[1:])  # too unlike the first ones, which stay
-    assert targets(10, min_teacher_iou=0.0)[1:].sum() == 0
-    assert torch.equal(targets(40, target_update_freq=0), mask)
+    batch = batch_of(image, mask)
+    first, second = (make_student(pseudo_label_rule='clean', tta='none') for _ in range(2))
+    assert torch.equal(first.targets(batch, 0), mask)
+    moved = mask.roll(2, -1)
+    second.networks['target'].predict_mask = lambda image: networks.MaskPrediction(moved)
+    assert torch.equal(second.targets(batch, 1), moved)
 
 
-def test_a_refined_pseudo_label_keeps_the_core_of_the_first_one(make_student):
-    """Even when of the lesion the target network leaves nothing but a corner."""
-    stage = make_student(warm_up=10, keep_components='all', min_teacher_iou=0.0)
-    image, mask = squares(3)
-    first = stage.targets(batch_of(image, mask), 9)
-    show(stage, 0.9 * mask * mask.roll((3, 3), (2, 3)))
-    target = stage.targets(batch_of(image, mask), 10)
-    core = torch.from_numpy(np.stack([erode(CORE, label[0].numpy() > 0) for label in first]))
-    assert core.any() and (target[:, 0].bool() & core).sum() == core.sum()
-
-
-def test_the_target_network_is_updated_from_ema_when_it_is_due(make_student):
-    stage = make_student(warm_up=2, target_update_freq=3)
-    first = copy.deepcopy(stage.networks['target'].state_dict())
-    updated = []
-    for iteration in range(1, 9):
-        stage.step(batch_of(*squares(4, seed=iteration)), iteration - 1)
+@pytest.mark.parametrize('encoder', ['none', DEFAULT_ENCODER])
+def test_each_round_has_a_new_student_and_the_old_one_as_teacher(make_student, encoder):
+    stage = make_student(encoder=encoder, iteration=6, rounds=3)
+    stage.start()
+    for number, iterations in enumerate(((0, 1), (2, 3), (4, 5))):
+        before = copy.deepcopy(stage.networks['ema'].state_dict())
+        for iteration in iterations:
+            assert stage.round_of(iteration) == number
+            stage.step(batch_of(*squares(4, seed=iteration)), iteration)
         target, ema = (dict(stage.networks[name].state_dict()) for name in ('target', 'ema'))
-        updated += [iteration] if same(target, ema) else []
-    assert updated == [2, 5, 8] and not same(target, first)
+        assert same(target, before) and not same(target, ema)
+    steps = {float(state['step']) for state in stage.optimizers['student'].state.values()}
+    assert steps == {2}
+
+
+def test_the_learning_rate_falls_in_each_round(make_student):
+    stage = make_student(rounds=2, iteration=100)
+    rates = [stage.schedule(iteration / 100) for iteration in range(100)]
+    assert rates[:50] == pytest.approx(rates[50:]) and max(rates) < 1
+    assert 0 < rates[0] < rates[3] and all(np.diff(rates[5:50]) < 0) and rates[49] < 0.01
 
 
 def test_ema_follows_its_formula(make_student):
