@@ -194,12 +194,11 @@ class Trainer:
             score, paths = self.label_free
             scores = model_selection.score_rules(REFINING_RULES, paths, self.soft_masks['train'],
                                                  score, config.keep_components)
-        else:
+        else:  # then color_edges
             return
         best = max(scores, key=scores.get)
         self.config = self.stage.config = replace(config, pseudo_label_rule=best)
-        kind = 'val JA' if data.val_cases else 'label-free score'
-        print(f'pseudo-labels: {best} ({kind}: '
+        print(f'pseudo-labels: {best} ({"val JA" if data.val_cases else "label-free score"}: '
               + ', '.join(f'{rule} {score:.1f}' for rule, score in scores.items()) + ')')
 
     def _prepare_label_free_score(self, data: Data) -> None:
@@ -212,8 +211,7 @@ class Trainer:
                          else checkpoints.read(checkpoints.choose_for_test(
                              config.result_folder, config.dataset, stage=0)))
         except UserError:
-            print('no labels in val and no localizer of stage 0, so the newest checkpoint counts '
-                  'as the best')
+            print('no val labels and no localizer: the newest checkpoint counts as the best')
             return
         of_localizer = config_of_network(localizer, config)
         score = model_selection.LabelFreeScore(
@@ -334,9 +332,7 @@ class Trainer:
         config = self.config
         rules = [config.postprocess]
         if config.postprocess in ('auto', 'none'):
-            rules = ['otsu'] if config.recipe == 'published' else list(PSEUDO_LABEL_RULES)
-            if config.pseudo_label_rule != 'auto':
-                rules = ['clean', config.pseudo_label_rule]
+            rules = ['otsu'] if config.recipe == 'published' else PSEUDO_LABEL_RULES
         self.stage.networks.eval()
         rows = val_metrics(self.stage.mask_network, cases, config, self.device,
                            self._conditioning('val'), rules)

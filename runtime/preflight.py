@@ -12,10 +12,11 @@ from utils import UserError, pick_device
 
 # Bytes that training needs at its peak, as fitted to peaks measured on a CPU (docs/performance.md):
 # PROGRAM_BYTES + 16 a parameter (weight, gradient, two moments) + 4·FEATURE_MAPS·ch a pixel of each
-# disease image in a batch
+# disease image in a batch; of a student with a pretrained encoder 4·PRETRAINED_CHANNELS
 PROGRAM_BYTES = 0.7e9
-FEATURE_MAPS = {'first': 115, 'second': 128, 'localizer': 18, 'unet student': 60,
-                'pretrained student': 60}  # maps of ch channels in float32
+FEATURE_MAPS = {'first': 115, 'second': 128, 'localizer': 18,
+                'unet student': 60}  # maps of ch channels in float32
+PRETRAINED_CHANNELS = 1200  # of EfficientNet-Lite0 and its decoder
 REFUSED_FROM = 2  # times the available memory; the estimate is not exact
 METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
                 'label_transfer_refine': 'label transfer given stage-1 soft masks',
@@ -27,7 +28,10 @@ def memory_needed(config: Config, counts: dict[str, int]) -> float:
     kind = {'localizer': 'localizer', 'student': 'unet student'}.get(config.method,
                                                                      config.generation)
     pixels = math.prod(config.size) * config.batch_size
-    return PROGRAM_BYTES + 16 * sum(counts.values()) + 4 * FEATURE_MAPS[kind] * config.ch * pixels
+    channels = FEATURE_MAPS[kind] * config.ch
+    if config.method == 'student' and config.encoder != 'none':
+        channels = PRETRAINED_CHANNELS
+    return PROGRAM_BYTES + 16 * sum(counts.values()) + 4 * channels * pixels
 
 
 def available_memory(device: torch.device) -> float:
