@@ -450,10 +450,10 @@ class Trainer:
         network = mask_network(source, config, self.device)
         rule, exponent = model_selection.chosen_rule(config, model_selection.stored_choice(source))
         teacher = self._teacher_of_test(source)
-        stage1_masks = teacher and teacher.masks('testA', [case.image for case in cases])
+        teacher_masks = teacher and teacher.masks('testA', [case.image for case in cases])
         results = ResultFolder(config.result_folder / f'test{config.stage}' / source.path.stem)
         outcomes = test_cases(network, cases, config, self.device, rule, exponent, results,
-                              stage1_masks)
+                              teacher_masks)
         if config.save_visuals:
             translate_normal(source, config, self.device, results, problems)
         distributed.barrier()

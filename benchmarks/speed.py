@@ -380,7 +380,7 @@ def report_entries(count: int) -> Iterator[report.Entry]:
         soft = cv2.GaussianBlur(label, (0, 0), 6)
         segmentation = np.roll(soft, number % 23, 1) > 127
         heatmap = visualize.from_heatmap(cv2.GaussianBlur(label, (0, 0), 12))
-        images = {'image': image, 'heatmap': heatmap, 'stage1_mask': soft, 'mask': soft,
+        images = {'image': image, 'heatmap': heatmap, 'teacher_mask': soft, 'mask': soft,
                   'segmentation': segmentation.astype(np.uint8) * 255, 'label': label,
                   'translation': cv2.medianBlur(image, 15),
                   'overlay': visualize.overlay(image, segmentation, label > 0)}

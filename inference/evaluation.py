@@ -53,12 +53,12 @@ def val_metrics(network: nn.Module, cases: list[dataset.Case], config: Config,
 
 def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, device: torch.device,
                rule: str, exponent: float, results: ResultFolder,
-               stage1_masks: dict[str, Path] | None) -> list[CaseResult]:
+               teacher_masks: dict[str, Path] | None) -> list[CaseResult]:
     """Write soft mask, segmentation and images of every case; with rule `none` soft masks alone."""
     by_path = {case.image: case for case in distributed.shard(cases)}
     def write(soft: SoftMask) -> CaseResult:
         case = by_path[soft.path]
-        results.write_network_output(case, soft, stage1_masks and stage1_masks[case.name])
+        results.write_network_output(case, soft, teacher_masks and teacher_masks[case.name])
         if rule == 'none':
             return CaseResult(None, False)
         image = (np.asarray(dataset.read_image(case.image))
@@ -73,7 +73,7 @@ def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, de
 
     with worker_pool() if rule == 'crf' else nullcontext() as pool:
         rows = soft_masks(network, list(by_path), config, device,
-                          stage1_masks if config.takes_conditioning else None,
+                          teacher_masks if config.takes_conditioning else None,
                           config.save_visuals, write)
         return distributed.gather(list(tqdm(rows, 'testing', len(by_path), unit=' images',
                                             mininterval=progress_interval())))

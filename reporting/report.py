@@ -26,12 +26,12 @@ LARGE_SIDE, SMALL_SIDE = 256, 192  # px, the longer side
 WEBP_QUALITY = 75
 HISTOGRAM_BINS = 20  # over 0 to 100 percent
 
-KIND_NAMES = {'mask': 'soft mask', 'stage1_mask': 'stage-1 soft mask'}
+KIND_NAMES = {'mask': 'soft mask', 'teacher_mask': "teacher's soft mask"}
 KIND_MEANINGS = {
     'image': 'the original image',
     'heatmap': 'class attention, which regions make the image look diseased: blue low, red high, '
                'each rescaled to its own range',
-    'stage1_mask': 'the soft mask that stage 2 started from',
+    'teacher_mask': 'the soft mask that stage 2 started from',
     'mask': 'the soft mask: how certain the network is of a lesion at each pixel, from black '
             '(none) to white (certain)',
     'segmentation': 'the lesion (white), decided from the soft mask',

@@ -20,7 +20,7 @@ from utils import make_folder, new_staging_folder, staging_folder
 
 OVERVIEW_CASES = 8
 MAX_IN_REPORT = 2000
-OVERVIEW_ROWS = ('image', 'heatmap', 'stage1_mask', 'mask', 'segmentation', 'label', 'translation',
+OVERVIEW_ROWS = ('image', 'heatmap', 'teacher_mask', 'mask', 'segmentation', 'label', 'translation',
                  'overlay')
 UNLABELED_GRAY = 127  # in place of a label in the overview
 
@@ -44,10 +44,10 @@ class ResultFolder:
         Image.fromarray(image).save(make_folder(self.folder / kind) / f'{name}.png',
                                     compress_level=1)
 
-    def write_network_output(self, case: Case, soft: Any, stage1_mask: Path | None) -> None:
-        """Soft mask, heatmap and translation of `soft`, a SoftMask, and any stage-1 mask."""
-        if stage1_mask:
-            self.write('stage1_mask', case.name, np.asarray(read_image(stage1_mask, 1)))
+    def write_network_output(self, case: Case, soft: Any, teacher_mask: Path | None) -> None:
+        """Soft mask, heatmap and translation of `soft`, a SoftMask, and any mask of the teacher."""
+        if teacher_mask:
+            self.write('teacher_mask', case.name, np.asarray(read_image(teacher_mask, 1)))
         self.write('mask', case.name, soft.mask)
         if soft.heatmap is not None:
             self.write('heatmap', case.name, visualize.from_heatmap(soft.heatmap))

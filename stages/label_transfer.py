@@ -204,7 +204,7 @@ class LabelTransferStage(Stage):
         rows = {'image': visualize.from_tensor(image[0])}
         if mask is not None and self.config.takes_conditioning:
             inputs.append(as_conditioning(mask, self.config.img_ch))
-            rows['stage-1 mask'] = visualize.from_tensor(mask[0])
+            rows['teacher mask'] = visualize.from_tensor(mask[0])
         elif mask is not None:
             lesion, = self._lesion({'A': image, 'mask': mask})
             rows['localization map'] = visualize.from_tensor(mask[0])

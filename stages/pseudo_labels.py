@@ -160,9 +160,9 @@ def localizer_behind(checkpoint: checkpoints.Checkpoint) -> Path | None:
 def choose_teacher(config: Config, run_folder: Path | None = None) -> Path | None:
     """The checkpoint file of the teacher; None where the data set brings its masks along.
 
-    --teacher (of a folder its best), else the one that the run used (`teacher.pt` in its folder), else for stage 2 none
-    if there are syn_* folders, else the best of stage 1 or, for a student, of stage 0. Raises
-    UserError.
+    --teacher (of a folder its best), else the one that the run used (`teacher.pt` in its folder),
+    else for stage 2 none if there are syn_* folders, else the best of stage 1 or, for a student, of
+    stage 0. Raises UserError.
     """
     if config.teacher:
         path = Path(config.teacher)

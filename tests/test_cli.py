@@ -120,9 +120,9 @@ def test_help_of_one_phase_shows_its_options_alone(phase):
         assert not {'source', 'cycle_weight'} & set(shown)
 
 
-MEANT = {'learning_rate': 'lr', 'learning-rate': 'lr', 'epochs': 'iteration', 'refine': 'postprocess',
-         'turn': 'rotate', 'presence': 'presence_threshold', 'keep': 'keep_checkpoints',
-         'preset': 'profile', 'input_dir': 'input', 'colr': None, 'iteratoin': 'iteration',
+MEANT = {'learning_rate': 'lr', 'learning-rate': 'lr', 'epochs': 'iteration',
+         'refine': 'postprocess', 'turn': 'rotate', 'presence': 'presence_threshold',
+         'keep': 'keep_checkpoints', 'preset': 'profile', 'input_dir': 'input', 'colr': None, 'iteratoin': 'iteration',
          'cycle': 'cycle_weight'}
 
 

@@ -45,7 +45,7 @@ def test_a_student_then_val_that_reads_nothing_but_val_then_test_as_it_chose(all
     out = student.done('--phase', 'test', '--stage', 2)
     assert 'teacher.pt' in out
     folder = student.results / 'test2' / 'best'
-    for kind in ('mask', 'segmentation', 'stage1_mask', 'overlay'):
+    for kind in ('mask', 'segmentation', 'teacher_mask', 'overlay'):
         assert names(folder / kind) == ['t0.png', 't1.png', 't2.png'], kind
     metrics = read_json(folder / 'metrics.json')
     assert (metrics['postprocess'], metrics['stage'], metrics['images']) == (
@@ -136,7 +136,7 @@ def test_the_published_recipe_shows_the_generator_the_stage_1_mask(stage_1):
     network = mask_network(source, config, torch.device('cpu'))
     image, mask = (
         dataset.to_tensor(dataset.resize(dataset.read_image(path / 't0.png'), (32, 32)))[None]
-        for path in (stage_1.data / 'testA', folder / 'stage1_mask'))
+        for path in (stage_1.data / 'testA', folder / 'teacher_mask'))
     with torch.no_grad():
         outputs = [network.predict_mask(image, mask), network.predict_mask(image)]
     expected, other = (np.asarray(Image.fromarray(output.mask[0, 0].numpy()).resize(

@@ -47,5 +47,5 @@ def test_image_grids_distinguish_train_and_val_images_of_one_name(recipe, tiny_c
         Image.fromarray(np.full((36, 40), level, np.uint8)).save(tmp_path / f'{level}.png')
     rows = trainer._image_grid(Data({'A': images[:1], 'B': []}, None,
                                     [Case('same', images[1], None)], None))
-    assert [round(image.mean()) for image in rows['stage-1 mask']] == [50, 200]
+    assert [round(image.mean()) for image in rows['teacher mask']] == [50, 200]
     assert {len(row) for row in rows.values()} == {2}

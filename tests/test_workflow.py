@@ -10,7 +10,8 @@ from helpers import assert_one_line_error
 
 def runs(**flags):
     """Phase and stage of the runs that these flags stand for."""
-    return [(run.flags.get('phase', 'train'), run.flags.get('stage')) for run in workflow.plan(flags)]
+    return [(run.flags.get('phase', 'train'), run.flags.get('stage'))
+            for run in workflow.plan(flags)]
 
 
 def test_which_runs_a_command_stands_for():

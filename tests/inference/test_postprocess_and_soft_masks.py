@@ -39,8 +39,8 @@ def test_known_answers():
 
 @pytest.mark.parametrize('rule', RULES)
 def test_masks_of_one_level_and_tiny_ones(rule):
-    """Of one level: otsu, watershed and rules for pseudo-labels find nothing; threshold follows the level;
-    crf is never in doubt about an empty or a full mask."""
+    """Of one level: otsu, watershed and rules for pseudo-labels find nothing; threshold follows the
+    level; crf is never in doubt about an empty or a full mask."""
     image = np.random.default_rng(0).integers(0, 255, (24, 50, 3), dtype=np.uint8)
     for level in (0, 255, 128):
         segmentation = segment(np.full((24, 50), level, np.uint8), rule, image)

@@ -16,8 +16,8 @@ DRY_RUN = [*RUN, '--dry_run', 'True']
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(places):
     out = places.done(*DRY_RUN)
-    for text in ('stage 0: localizer (ours recipe), starts anew', 'stage 2: student (ours', '5 disease and 3 normal images',
-                 '2 labeled images in val', 'nothing was written'):
+    for text in ('stage 0: localizer (ours recipe), starts anew', 'stage 2: student (ours',
+                 '5 disease and 3 normal images', '2 labeled images in val', 'nothing was written'):
         assert text in out
     assert out.count('ch 4, images of 32×32') == 1  # the student's; the localizer has its own
     assert not places.results.parent.exists()

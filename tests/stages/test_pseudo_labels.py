@@ -84,7 +84,7 @@ def test_published_masks_are_read_where_present(places, small_stages):
     assert 'syn_*' in out and not (places.results / 'syn_trainA').exists()
     assert 'teacher.pt' not in names(places.results / 'model2')
     places.done('--phase', 'test', '--stage', 2)
-    assert read_pixels(places.results / 'test2' / 'best' / 'stage1_mask' / 't0.png').max() == 230
+    assert read_pixels(places.results / 'test2' / 'best' / 'teacher_mask' / 't0.png').max() == 230
     (places.data / 'syn_trainA' / 'a3.png').unlink()
     assert_one_line_error(places.run(*train), 'syn_trainA', 'no mask of a3.png')
 
