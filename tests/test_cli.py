@@ -122,8 +122,8 @@ def test_help_of_one_phase_shows_its_options_alone(phase):
 
 MEANT = {'learning_rate': 'lr', 'learning-rate': 'lr', 'epochs': 'iteration',
          'refine': 'postprocess', 'turn': 'rotate', 'presence': 'presence_threshold',
-         'keep': 'keep_checkpoints', 'preset': 'profile', 'input_dir': 'input', 'colr': None, 'iteratoin': 'iteration',
-         'cycle': 'cycle_weight'}
+         'keep': 'keep_checkpoints', 'preset': 'profile', 'input_dir': 'input', 'colr': None,
+         'iteratoin': 'iteration', 'cycle': 'cycle_weight'}
 
 
 def test_a_wrong_flag_names_the_right_one():
