@@ -82,7 +82,7 @@ def test_every_default_row_is_trained_with_what_the_program_knows(monkeypatch, t
     options = accuracy.parse_options()
     assert options.output == tmp_path / 'generic'
     experiment = accuracy.Experiment(options, 'ISIC', 3)
-    assert not experiment.config().grabcut and experiment.config().seed == 3
+    assert experiment.config().profile == 'generic' and experiment.config().seed == 3
     for training in {source for source, _ in accuracy.ROWS.values() if source not in (
             accuracy.GRAY_LEVELS, accuracy.PRETRAINED)}:
         flags = experiment.flags(training)
