@@ -19,8 +19,8 @@ TORCH_FLOOR = (2, 10)  # below, loading a file can run code or corrupt memory
 # and the localizer before keeps its presets
 OF_ONE_STAGE = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch_size', 'lr',
                 'weight_decay', 'decay_flag', 'augment', 'checkpoint')
-WITHOUT_STAGE_1 = ('stage 1 (label transfer) is left out: it takes longest, and no gain is shown yet '
-                   '(docs/ablations.md); to have it: --stage 1, then --stage 2')
+WITHOUT_STAGE_1 = ('stage 1 (label transfer) is left out: it takes longest, and no gain is shown '
+                   'yet (docs/ablations.md); to have it: --stage 1, then --stage 2')
 # flags of training that the val at its end needs as well
 OF_VAL = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile',
           'skip_bad')
