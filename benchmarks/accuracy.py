@@ -36,9 +36,9 @@ from class_activation import (
     pooled_logits,
 )
 from config import PROFILES, Config, resolve
+from gray_levels import soft_mask
 from inference import metrics
 from inference.postprocess import EXPONENTS, PSEUDO_LABEL_RULES, segment, to_bytes
-from inference.refinement import REFERENCE_SIZE, clean, erode
 from main import build_parser
 from predict import Predictor
 from reporting import visualize
@@ -100,40 +100,6 @@ CLASSIFIERS = (CAM, STAGE_0, PRETRAINED)  # which tell diseased from normal imag
 # as published, the first generation collapses on LGG to copying its input (JA 0.4)
 INSTEAD = {('LGG', FIRST): '--adv_weight 10 --lr 1e-4'}
 THRESHOLDS = np.arange(0.1, 1, 0.1)
-RIM = 20  # px of a 256 px image inside the outline of the head that are no lesion; chosen on val
-
-
-def dark_in_the_middle(image: np.ndarray) -> np.ndarray:
-    """Soft mask H×W in [0, 1]: darkness (CIELAB lightness stretched from its 1st to its 99th
-    percentile) times a centered Gaussian, σ a quarter of the side."""
-    lightness = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0].astype(float)
-    low, high = np.percentile(lightness, (1, 99))
-    rows, columns = (np.exp(-8 * np.linspace(-0.5, 0.5, side) ** 2) for side in lightness.shape)
-    return np.clip((high - lightness) / (high - low + 1e-6), 0, 1) * np.outer(rows, columns)
-
-
-def bright_in_the_head(image: np.ndarray) -> np.ndarray:
-    """Soft mask H×W: how far a blurred FLAIR slice is above its median, inside the head."""
-    blurred = cv2.GaussianBlur(image[..., 0], (0, 0), 3)
-    head = clean(blurred > 20, 'large')
-    inside = erode(RIM, np.pad(head, 1))[1:-1, 1:-1]
-    if inside.sum() < 100:
-        return np.zeros(blurred.shape)
-    levels = blurred[inside].astype(float)
-    return (blurred - np.median(levels)) / (4 * levels.std() + 1e-6) * inside
-
-
-def dark_in_the_tissue(image: np.ndarray) -> np.ndarray:
-    """Soft mask H×W in [0, 1]: `dark_in_the_middle` of a blurred ultrasound image, where there is
-    echo at all."""
-    scale = max(image.shape) / REFERENCE_SIZE
-    tissue = cv2.GaussianBlur(image[..., 0], (0, 0), 8 * scale) > 20
-    soft = dark_in_the_middle(cv2.GaussianBlur(image, (0, 0), 3 * scale))
-    return soft * clean(tissue, 'large')
-
-
-GRAY_LEVEL_RULES = {'LGG': bright_in_the_head, 'BraTS': bright_in_the_head,
-                    'BUSI': dark_in_the_tissue}  # others: dark_in_the_middle
 
 
 # ------------------------------------------------------------------------------------ training
@@ -236,8 +202,8 @@ def read_cases(cases: list[dataset.Case]) -> Cases:
 def open_source(experiment: Experiment, source: Training | str) -> Source:
     """The source of a row's soft masks, trained if need be."""
     if source == GRAY_LEVELS:
-        rule = GRAY_LEVEL_RULES.get(experiment.name, dark_in_the_middle)
-        return Source(lambda cases: [to_bytes(rule(image)) for image in cases.images])
+        return Source(lambda cases: [to_bytes(soft_mask(image, experiment.name))
+                                     for image in cases.images])
     if source == PRETRAINED:
         config = experiment.config(experiment.options.classifier)
         classifier = PretrainedCAM(experiment.output / 'pretrained' / 'classifier.pt', config)
@@ -418,6 +384,7 @@ def stored_row(options: argparse.Namespace, name: str, seed: int, row: str) -> d
 
 
 def parse_options() -> argparse.Namespace:
+    """The flags of this script; `output` is the folder of the chosen profile."""
     parser = parser_of(__doc__)
     parser.add_argument('output', type=Path)
     parser.add_argument('--data_root', type=Path, required=True)

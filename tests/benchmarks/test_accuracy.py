@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import accuracy
+import gray_levels
 from class_activation import PretrainedClassifier, area_under_curve, in_own_size, layer_cam
 from config import resolve
 from inference.postprocess import PSEUDO_LABEL_RULES
@@ -50,8 +51,8 @@ def test_area_under_curve_and_soft_masks_in_the_size_of_their_images():
 
 
 @pytest.mark.parametrize('rule, levels', [
-    (accuracy.dark_in_the_middle, (220, 60)), (accuracy.dark_in_the_tissue, (150, 40)),
-    (accuracy.bright_in_the_head, (90, 220))])
+    (gray_levels.dark_in_the_middle, (220, 60)), (gray_levels.dark_in_the_tissue, (150, 40)),
+    (gray_levels.bright_in_the_head, (90, 220))])
 def test_gray_level_rules_find_a_square(rule, levels):
     gray = np.where(SQUARE, levels[1], levels[0]).astype(np.uint8).repeat(4, 0).repeat(4, 1)
     soft = rule(np.stack([gray] * 3, 2))
@@ -62,7 +63,7 @@ def test_gray_level_rules_find_a_square(rule, levels):
 def test_dark_in_the_tissue_leaves_out_where_there_is_no_echo():
     image = np.full((128, 128, 3), 150, np.uint8)
     image[:, 80:] = 0
-    assert not accuracy.dark_in_the_tissue(image)[:, 110:].any()
+    assert not gray_levels.dark_in_the_tissue(image)[:, 110:].any()
 
 
 def test_refinement_takes_the_threshold_that_is_best_on_val():
