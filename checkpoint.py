@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import config as options
 from config import DISCRIMINATORS, MASK_NETWORK, OPTIONS, Config
 from networks import build_networks
-from utils import TEMPORARY, UserError, atomic_write
+from utils import UserError, atomic_write, remove_temporary
 
 FORMAT = 'label-transfer 2'
 EARLIER_FORMAT = 'label-transfer 1'
@@ -322,9 +322,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete what a killed run left half written."""
-    for path in folder.glob(f'{TEMPORARY}*'):
-        path.unlink()
+    """Delete what a killed run left half written in its folder."""
+    remove_temporary(folder)
 
 
 def write(content: dict[str, Any], path: Path) -> None:
@@ -332,9 +331,9 @@ def write(content: dict[str, Any], path: Path) -> None:
     try:
         with atomic_write(path, durable=True) as temporary, open(temporary, 'wb') as file:
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:  # torch hides the disk's error in a RuntimeError
-        reason = getattr(error, 'strerror', None) or 'the disk is full, or the folder went away'
-        raise OSError(f'{path}: cannot be written: {reason}') from error
+    except RuntimeError as error:  # torch hides the disk's error in it
+        raise OSError(f'{path}: cannot be written: the disk is full, or the folder went away; '
+                      'make room on this disk') from error
 
 
 def file_name(dataset: str, iteration: int) -> str:

@@ -18,7 +18,7 @@ import workflow
 from config import GROUPS, OPTIONS, PHASES
 from reporting.options import default_text
 from runtime import signals
-from utils import UserError
+from utils import REMEDIES, UserError
 
 EXAMPLES = """Lesion masks from disease / normal image labels.
 
@@ -123,8 +123,9 @@ def main() -> int:
         print('interrupted', file=sys.stderr)
         return 130  # as shells have it
     except OSError as error:  # a full disk, a folder that went away
-        too_long = error.errno == errno.ENAMETOOLONG
-        text = f'{error.filename}: too long for a file name; give another' if too_long else error
+        too_long, remedy = error.errno == errno.ENAMETOOLONG, REMEDIES.get(error.errno)
+        text = f'{error.filename}: {error.strerror}; {remedy}' if remedy else error
+        text = f'{error.filename}: too long for a file name; give another' if too_long else text
         print(f'error: {text}', file=sys.stderr)
         return 2 if too_long else 1
     except (MemoryError, RuntimeError) as error:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import checkpoint as checkpoints
 import dataset
 from config import OPTIONS, Config, resolve
-from inference.model_selection import chosen_rule, stored_choice
+from inference.model_selection import chosen_rule
 from inference.postprocess import resize_map, to_bytes, to_segmentation
 from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
 class Predictor:
     """A trained network that segments the lesions of images. Post-processing is the same as in a
-    test: what val chose for the checkpoint (`val.json` beside it), else the default. An image whose
+    test: what val chose for the checkpoint (`val.json`), else the default. An image whose
     soft mask nowhere reaches `presence_threshold` holds no lesion.
     config      the Config that the network runs with
     network     the network that makes soft masks, on `device`, in eval mode
@@ -59,7 +59,7 @@ class Predictor:
                               str(checkpoint))
         self.device = pick_device(device)
         self.network = mask_network(source, self.config, self.device)
-        self.rule, self.exponent = chosen_rule(self.config, stored_choice(source))
+        self.rule, self.exponent = chosen_rule(self.config, source)
         if self.rule == 'none':
             raise UserError('--postprocess none: a prediction needs a rule; for soft masks alone '
                             'use --probability True')

@@ -381,8 +381,8 @@ class Trainer:
     # ------------------------------------------------------------------------- scoring and test
 
     def val(self, sources: list[Source]) -> None:
-        """Score checkpoints on val by every rule of post-processing, mark the best as best.pt and
-        write val.json beside it. Each source comes with the Config its network runs by."""
+        """Score checkpoints on val by every rule of post-processing, mark the best of a run as
+        best.pt and write val.json. Each source comes with the Config its network runs by."""
         config = self.config
         problems = dataset.Problems()
         cases = dataset.checked_val_cases(config, problems)
@@ -390,13 +390,12 @@ class Trainer:
         if not cases:
             raise UserError(f'{config.data_folder / "val"}: no labels to choose by; needed are '
                             'val/images/ and val/labels/')
-        folder = make_folder(sources[0][0].path.parent)
+        folder = sources[0][0].path.parent
         if len({of_source.stage for _, of_source in sources}) > 1:
             raise UserError(f'--checkpoint: {folder} holds files of both stages; give those of one')
         if config.postprocess == 'none':
             raise UserError('--postprocess none: soft masks alone cannot be scored; leave it out')
-        paths = [case.image for case in cases]
-        masks = []
+        paths, masks = [case.image for case in cases], []
         for source, of_source in sources:
             conditioning = (find_teacher(of_source, self.device, folder).masks('valA', paths)
                             if of_source.takes_conditioning else None)
@@ -408,10 +407,11 @@ class Trainer:
 
     def _write_choice(self, folder: Path, cases: list[dataset.Case], sources: list[Source],
                       masks: list[list[np.ndarray]], rows: list[dict[str, Any]]) -> None:
-        """val.json, best.pt and report.html in the folder of the checkpoints; `rows` best first."""
+        """val.json, report.html and, of a run, best.pt; `rows` best first, of files in `folder`."""
         config, best = self.config, rows[0]
-        model_selection.write(folder, config.dataset, len(cases), rows)
-        if folder != checkpoints.MODEL_FOLDER:  # from there the newest is taken
+        target = make_folder(model_selection.choice_folder(config, sources[0][0]))
+        model_selection.write(target, config.dataset, len(cases), rows)
+        if target == folder:  # elsewhere best.pt is a file of the user
             checkpoints.mark_best(folder / best['file'])
             print(f'{folder / "best.pt"} is {best["file"]}')
         rule = model_selection.rule_text(best)
@@ -421,11 +421,11 @@ class Trainer:
         facts = {'checkpoint': str(folder / best['file']), 'iteration': str(best['iteration']),
                  'postprocess': rule}
         write_val_report(
-            folder / 'report.html', config.dataset, facts, cases, best_masks, METRIC_INFO,
+            target / 'report.html', config.dataset, facts, cases, best_masks, METRIC_INFO,
             segment=lambda mask, image: to_segmentation(mask, best['rule'], image,
                                                         best['crf_t'] or 1, config),
             compute_metrics=segmentation_metrics, summarize=summarize)
-        print(f'images are in {folder / "report.html"}')
+        print(f'images are in {target / "report.html"}')
 
     def pseudo_mask(self) -> None:
         """The stage-1 soft masks of trainA, val and testA as folders syn_* of the result folder."""
@@ -448,7 +448,7 @@ class Trainer:
         if not cases:
             problems.settle(skip=False)
         network = mask_network(source, config, self.device)
-        rule, exponent = model_selection.chosen_rule(config, model_selection.stored_choice(source))
+        rule, exponent = model_selection.chosen_rule(config, source)
         teacher = self._teacher_of_test(source)
         teacher_masks = teacher and teacher.masks('testA', [case.image for case in cases])
         results = ResultFolder(config.result_folder / f'test{config.stage}' / source.path.stem)

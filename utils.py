@@ -1,9 +1,12 @@
 """Small helpers for every module, quick to import: numpy and torch only where they are needed."""
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import random
-import shutil
+import re
+import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,53 +34,60 @@ def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
     return folder
 
 
-TEMPORARY = '.tmp_'  # beginning of names of files that are not whole yet; hidden files are skipped
+# what to do about an error of the disk; else to give another place
+REMEDIES = {errno.ENOSPC: 'make room on this disk', errno.EDQUOT: 'make room within your quota'}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, an error of the disk becomes an OSError of one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # in words already
+            raise
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f'{path}: too long for a file name; give another') from None
+        remedy = REMEDIES.get(error.errno, 'give a place that can be written to')
+        raise OSError(f'{path}: cannot be written: {error.strerror}; {remedy}') from error
+
+
+# a file that is not whole yet: digest of its name to be, random number, ending
+TEMPORARY = re.compile(r'\.tmp_([0-9a-f]{8})_[0-9a-f]{16}(\..*)?')
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
 
 
 @contextmanager
 def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A temporary file beside `path`, of the same ending, to write to: when the block ends it takes
-    the place of `path` (`durable`: flushed to the disk before), after an error it is removed."""
-    temporary = path.with_name(f'{TEMPORARY}{path.name}')
-    try:
-        yield temporary
-        if durable:
-            with open(temporary, 'rb+') as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # a folder that may no longer be written to
-            temporary.unlink(missing_ok=True)
+    """A new file beside `path`, of its ending in small letters, to write to: when the block ends it
+    takes the place of `path` (`durable`: flushed to the disk before), after an error it is removed.
+    Raises OSError naming `path`."""
+    ending = ''.join(path.suffixes[-2:])[-16:].lower()
+    temporary = path.with_name(f'.tmp_{_digest(path.name)}_{secrets.token_hex(8)}{ending}')
+    with writing(path):
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield temporary
+            if durable:
+                with open(temporary, 'rb+') as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # a folder that may no longer be written to
+                temporary.unlink(missing_ok=True)
 
 
-def staging_folder(folder: Path) -> Path:
-    """Where a folder grows until it is whole: a hidden one beside it."""
-    return folder.with_name(f'.{folder.name}.part')
-
-
-def new_staging_folder(folder: Path) -> Path:
-    """That folder, made anew and empty; what an interrupted program left there is removed."""
-    staging = staging_folder(folder)
-    shutil.rmtree(staging, ignore_errors=True)
-    return make_folder(staging)
-
-
-def replace_folder(folder: Path) -> None:
-    """Let the staging folder take the place of `folder`, which is gone only when that is done."""
-    old = folder.with_name(f'.{folder.name}.old')
-    if folder.exists():
-        folder.rename(old)
-    staging_folder(folder).rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def remove_staging(folder: Path) -> None:
-    """Remove what an interrupted program left beside `folder`."""
-    old = folder.with_name(f'.{folder.name}.old')
-    if old.exists() and not folder.exists():  # ended between the two renamings: it comes back
-        old.rename(folder)
-    for leftover in (staging_folder(folder), old):
-        shutil.rmtree(leftover, ignore_errors=True)
+def remove_temporary(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Remove what a killed `atomic_write` left in a folder that nobody else writes into now, or of
+    those of these names alone."""
+    digests = None if names is None else set(map(_digest, names))
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = TEMPORARY.fullmatch(path.name)
+        if match and (digests is None or match[1] in digests):
+            path.unlink(missing_ok=True)
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:

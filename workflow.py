@@ -1,13 +1,14 @@
 """Which runs one command line stands for, and carrying them out one after the other."""
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config import ARCHITECTURE, SAVED, Config, resolve
 from runtime import signals
-from utils import UserError, make_folder
+from runtime.lock import locked
+from utils import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
     from checkpoint import Checkpoint
@@ -121,7 +122,7 @@ def choose_checkpoints(config: Config) -> list[Path]:
 
 
 def checkpoints_to_compare(config: Config, files: list[Path]) -> list[Path]:
-    """The files that val scores, if there are any: those given, else all of the run; best.pt
+    """The files that val scores, if there are any: those given, else all of the run; its best.pt
     competes, so that it gives way only to a better one."""
     import checkpoint as checkpoints
     files = [path for path in files if path.name not in ('teacher.pt', 'localizer.pt')]
@@ -130,7 +131,8 @@ def checkpoints_to_compare(config: Config, files: list[Path]) -> list[Path]:
                         'give files of one folder')
     files = files or checkpoints.numbered(config.run_folder, config.dataset)
     best = (files[0].parent if files else config.run_folder) / 'best.pt'
-    if best.is_file() and best not in files:
+    is_of_run = best.parent.parent.resolve() == config.result_folder.resolve()
+    if is_of_run and best.is_file() and best not in files:
         files.append(best)
     return files
 
@@ -190,41 +192,56 @@ def run(flags: Flags) -> int:
     from trainer import Trainer
     first = resolve(runs[0].flags)
     device = distributed.init(first.device)
-    prepare_data_folder(first)
-    if len(runs) > 1 and 1 not in (part.flags['stage'] for part in runs):
-        print(WITHOUT_STAGE_1)
-    if first.dry_run:
-        dry_run(runs)
-        return 0
-    code = 0
-    for part in runs:
-        part_flags = part.flags | {'device': device}
-        if part.is_final_val:
-            if not dataset.validation_cases(first.data_folder, dataset.Problems()):
-                continue
-            part_flags['checkpoint'] = [str(resolve(part.flags).run_folder / 'best.pt')]
-        if len(runs) > 1:
-            what = ': what val chooses' if part.is_final_val else ''
-            print(f'--- stage {part.flags["stage"]}{what}', flush=True)
-        config, sources = read_checkpoints(part_flags)
-        trainer = Trainer(config)
-        try:
-            if config.phase == 'train':
-                with saying_how_to_resume(trainer):
-                    trainer.train(sources[0][0] if sources else None)
-            elif config.phase == 'val':
-                trainer.val(sources)
-            elif config.phase == 'test':
-                code = trainer.test(sources[0][0])
-            else:
-                trainer.pseudo_mask()
-        except Stopped as stopped:
-            code = stopped.code
-        del trainer, sources  # networks have to be gone before processes part
-        if code or signals.stop_reason:
-            break
-    distributed.shutdown()
+    with ExitStack() as locks:
+        if distributed.is_main_process() and not first.dry_run:
+            for part in runs:  # all of them first, so that none is refused after others were done
+                if first.phase == 'train' and not part.is_final_val:
+                    locks.enter_context(locked(resolve(part.flags).run_folder))
+        prepare_data_folder(first)
+        if len(runs) > 1 and 1 not in (part.flags['stage'] for part in runs):
+            print(WITHOUT_STAGE_1)
+        if first.dry_run:
+            dry_run(runs)
+            return 0
+        code = 0
+        for part in runs:
+            part_flags = part.flags | {'device': device}
+            if part.is_final_val:
+                if not dataset.validation_cases(first.data_folder, dataset.Problems()):
+                    continue
+                part_flags['checkpoint'] = [str(resolve(part.flags).run_folder / 'best.pt')]
+            if len(runs) > 1:
+                what = ': what val chooses' if part.is_final_val else ''
+                print(f'--- stage {part.flags["stage"]}{what}', flush=True)
+            config, sources = read_checkpoints(part_flags)
+            if first.phase in ('val', 'test') and distributed.is_main_process():
+                locks.enter_context(locked(folder_of_results(config, sources[0][0])))
+            trainer = Trainer(config)
+            try:
+                if config.phase == 'train':
+                    with saying_how_to_resume(trainer):
+                        trainer.train(sources[0][0] if sources else None)
+                elif config.phase == 'val':
+                    trainer.val(sources)
+                elif config.phase == 'test':
+                    code = trainer.test(sources[0][0])
+                else:
+                    trainer.pseudo_mask()
+            except Stopped as stopped:
+                code = stopped.code
+            del trainer, sources  # networks have to be gone before processes part
+            if code or signals.stop_reason:
+                break
+        distributed.shutdown()
     return code
+
+
+def folder_of_results(config: Config, source: 'Checkpoint') -> Path:
+    """The folder that val or test writes into."""
+    from inference.model_selection import choice_folder
+    if config.phase == 'test':
+        return config.result_folder / f'test{config.stage}'
+    return choice_folder(config, source)
 
 
 def use_network(flags: Flags) -> int:
@@ -261,8 +278,9 @@ def prepare_data_folder(config: Config) -> None:
     if config.dataset != 'phantom':
         dataset.check_data_folder(config.data_folder)
     elif distributed.is_main_process() and not config.data_folder.exists():
-        make_folder(config.data_folder.parent, '--data_root')
-        phantom.write_phantom(config.data_folder)
+        with locked(config.data_folder, '--data_root', wait=True):
+            if not config.data_folder.exists():  # another run may have drawn it meanwhile
+                phantom.write_phantom(config.data_folder)
     distributed.barrier()
 
 

@@ -50,7 +50,6 @@ from stages.base import StepResult
 from stages.label_transfer import LabelTransferStage
 from stages.student import StudentStage
 from trainer import Trainer
-from utils import staging_folder
 
 MODES = {'published': {}, 'ours': {}, 'ours, amp': {'amp': True},
          'ours, compiled': {'compile': True}, 'ours, amp, compiled': {'amp': True, 'compile': True}}
@@ -344,13 +343,13 @@ class Bench:
             checkpoint = config.run_folder / 'many_params_0000001.pt'
             checkpoints.save(checkpoint, build_networks(config), config, 1, None, None, {})
             source = checkpoints.read(checkpoint)
-            masks = staging_folder(config.result_folder / 'test1' / checkpoint.stem) / 'mask'
+            results = config.result_folder / 'test1'
             samples, start = [], time.perf_counter()
             trainer = Trainer(resolve({**flags, 'phase': 'test'}, source.config))
             with ThreadPoolExecutor(1) as pool:
                 testing = pool.submit(trainer.test, source)
                 while not testing.done():
-                    count = len(os.listdir(masks)) if masks.is_dir() else 0
+                    count = sum(len(os.listdir(masks)) for masks in results.glob('.*/new/mask'))
                     samples.append((count, resident_memory()))
                     time.sleep(1)
                 testing.result()

@@ -149,18 +149,33 @@ def write(folder: Path, dataset_name: str, images: int, rows: list[dict[str, Any
         temporary.write_text(json.dumps(content, indent=1) + '\n')
 
 
-def chosen_rule(config: Config, choice: dict[str, Any]) -> tuple[str, float]:
+def chosen_rule(config: Config, checkpoint: checkpoints.Checkpoint) -> tuple[str, float]:
     """The rule of post-processing and the CRF's exponent: what the user said, else what val chose
-    for the checkpoint (`stored_choice`), else the default."""
+    for the checkpoint, else the default."""
+    choice = stored_choice(checkpoint, config)
     rule = (config.postprocess if config.postprocess != 'auto'
             else choice.get('rule', config.default_rule))
     return rule, config.crf_t or choice.get('crf_t') or 1
 
 
-def stored_choice(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
-    """What val chose for a checkpoint, from val.json beside it: rule, and crf_t, the best exponent
-    even where another rule was better; {} if val never scored it. Raises UserError."""
-    path = checkpoint.path.with_name('val.json')
+def choice_folder(config: Config, checkpoint: checkpoints.Checkpoint) -> Path:
+    """Where val.json and report.html of a checkpoint are written: the folder of its run; of one
+    that lies elsewhere, where files are the user's, val<stage> of the result folder."""
+    folder = checkpoint.path.parent
+    return (folder if folder.resolve() == config.run_folder.resolve()
+            else config.result_folder / f'val{config.stage}')
+
+
+def stored_choice(checkpoint: checkpoints.Checkpoint, config: Config) -> dict[str, Any]:
+    """What val chose for a checkpoint, by val.json of `choice_folder` or else beside it: rule, and
+    crf_t, the best exponent even where another rule was better; {} if val never scored it. Raises
+    UserError."""
+    beside = checkpoint.path.with_name('val.json')
+    return (_choice_in(choice_folder(config, checkpoint) / 'val.json', checkpoint)
+            or _choice_in(beside, checkpoint))
+
+
+def _choice_in(path: Path, checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:

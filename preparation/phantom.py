@@ -3,8 +3,6 @@
 Disease and normal images show the same kind of skin; only a lesion distinguishes them. Hairs,
 freckles, reddish patches, uneven light and darker corners are in both, so that darkness alone does
 not find the lesion."""
-import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +11,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from runtime.staging import new_staging_folder, remove_leftovers, replace_folder
 from runtime.threads import cpu_count, prefetch
-from utils import progress_interval
+from utils import progress_interval, writing
 
 
 class Subset(NamedTuple):
@@ -137,17 +136,18 @@ def _lesion_tint(rng: np.random.Generator, weight: np.ndarray) -> np.ndarray:
 
 def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool = True) -> None:
     """Write the data set in the published layout, RGB PNG files of size×size px, each a function of
-    (seed, subset, number). It grows beside `folder`; that of a faster process stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}_', dir=folder.parent))
+    (seed, subset, number). It grows beside `folder`, whose lock the caller holds."""
+    temporary = new_staging_folder(folder, '--data_root')
 
     def write(item: tuple[int, Subset, int]) -> None:
         number, subset, index = item
         image, mask = draw_skin(np.random.default_rng((seed, number, index)), size, subset.diseased)
         stem = f'{"disease" if subset.diseased else "normal"}_{index + 1:04d}'
-        Image.fromarray(image).save(temporary / subset.folder / f'{stem}.png', compress_level=1)
-        if subset.label_folder:
-            Image.fromarray(mask).save(temporary / subset.label_folder / f'{stem}_segmentation.png')
+        with writing(folder / subset.folder / f'{stem}.png'):
+            Image.fromarray(image).save(temporary / subset.folder / f'{stem}.png', compress_level=1)
+            if subset.label_folder:
+                Image.fromarray(mask).save(temporary / subset.label_folder
+                                           / f'{stem}_segmentation.png')
 
     items = [(number, subset, index) for number, subset in enumerate(SUBSETS)
              for index in range(subset.count)]
@@ -158,12 +158,8 @@ def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool =
         for _ in tqdm(prefetch(write, items, cpu_count()), 'drawing the phantom data', len(items),
                       unit=' images', disable=not progress, mininterval=progress_interval()):
             pass
-        (temporary / 'README.txt').write_text(README.format(seed=seed, size=size))
-        temporary.chmod(0o755)  # mkdtemp's folders are private
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / 'README.txt').is_file():
-                raise
+        with writing(folder / 'README.txt'):
+            (temporary / 'README.txt').write_text(README.format(seed=seed, size=size))
+        replace_folder(folder, temporary)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_leftovers(folder)

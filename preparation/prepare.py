@@ -9,8 +9,10 @@ from pathlib import Path
 
 from config import Config
 from preparation import brats, folders, isic
-from preparation.writer import DatasetWriter, list_files
-from utils import UserError, make_folder, new_staging_folder, remove_staging, replace_folder
+from preparation.writer import DatasetWriter
+from runtime.lock import locked
+from runtime.staging import changed_files, new_staging_folder, remove_leftovers, replace_folder
+from utils import UserError
 
 FORMATS = {'brats': brats.from_brats, 'isic': isic.from_isic, 'folders': folders.from_folders}
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z')
@@ -21,16 +23,18 @@ def run(config: Config) -> int:
     left out. Raises UserError for sources or options of no use, or a folder that must stay."""
     sources = check_sources(config)
     folder = config.data_folder
-    remove_staging(folder)
-    check_target(config)
-    make_folder(folder.parent, '--data_root')
-    try:
-        writer = DatasetWriter(new_staging_folder(folder), config)
-        FORMATS[config.source_format](writer, sources)
-        writer.finish(sources)
-        replace_folder(folder)
-    finally:
-        remove_staging(folder)
+    with locked(folder, '--data_root'):
+        remove_leftovers(folder)
+        check_target(config)
+        try:
+            staging = new_staging_folder(folder, '--data_root')
+            writer = DatasetWriter(staging, config)
+            FORMATS[config.source_format](writer, sources)
+            writer.finish(sources)
+            check_target(config)  # labels may have been edited meanwhile
+            replace_folder(folder, staging)
+        finally:
+            remove_leftovers(folder)
     print(writer.summary())
     return writer.problems.report()
 
@@ -67,7 +71,7 @@ def check_sources(config: Config) -> list[Path]:
 
 def check_target(config: Config) -> None:
     """Raises UserError where the data set's folder holds something that must stay. With --overwrite
-    a data set is replaced if --phase prepare wrote all of its files."""
+    a data set is replaced if --phase prepare wrote all of its files as they are."""
     folder, advice = config.data_folder, 'choose another --dataset or --data_root'
     if folder.is_symlink() or folder.exists() and not folder.is_dir():
         raise UserError(f'{folder}: exists already, and is no folder; {advice}')
@@ -79,12 +83,13 @@ def check_target(config: Config) -> None:
     if not config.overwrite:
         raise UserError(f'{folder}: exists already; --overwrite True replaces it, or {advice}')
     try:
-        prepared = json.loads((folder / 'prepare.json').read_text('utf-8'))['files']
-        foreign = sorted(set(list_files(folder)) - set(prepared))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f'{folder}/prepare.json: damaged, so nothing says which files are its own, '
-                        f'and the folder stays; {advice}') from None
-    if foreign:
-        raise UserError(f'{folder}: holds {len(foreign)} file{"s" * (len(foreign) > 1)} that '
-                        f'--phase prepare did not write, as {foreign[0]}; move them away, or '
-                        f'{advice}')
+        written = json.loads((folder / 'prepare.json').read_text('utf-8'))['files']
+        changed = changed_files(folder, written)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f'{folder}/prepare.json: damaged, or of an earlier version, so nothing '
+                        'says which files are as they were written, and the folder stays; '
+                        f'{advice}') from None
+    if changed:
+        raise UserError(f'{folder}: holds {len(changed)} file{"s" * (len(changed) > 1)} that '
+                        '--phase prepare did not write, or that changed since, as '
+                        f'{changed[0]}; move the folder away, or {advice}')

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 import dataset
 from config import OPTIONS, PROFILE_OF, Config
+from runtime.staging import digests
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, progress_interval
+from utils import UserError, progress_interval, writing
 
 SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
@@ -51,7 +52,8 @@ class DatasetWriter:
         path = self.folder / subfolder / f'{name}.png'
         if path.exists():
             raise UserError(f'two images would be named {subfolder}/{path.name}; rename one')
-        image.save(path)
+        with writing(self.config.data_folder / subfolder / path.name):
+            image.save(path)
         self.counts[subfolder] += 1
 
     def process(self, function: Callable, items: list, description: str) -> Iterator:
@@ -92,9 +94,10 @@ class DatasetWriter:
                    'sources': [str(source) for source in sources], 'settings': settings,
                    'counts': {name: self.counts[name] for name in FOLDERS}, **self.details,
                    'left_out': {str(path): reason for path, reason in unused.items()},
-                   'files': list_files(self.folder)}
+                   'files': digests(self.folder)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        (self.folder / 'prepare.json').write_text(f'{text}\n', encoding='utf-8')
+        with writing(config.data_folder / 'prepare.json'):
+            (self.folder / 'prepare.json').write_text(f'{text}\n', encoding='utf-8')
 
     def summary(self) -> str:
         """Counts, what was left out, and the command that trains on the data set."""
@@ -113,12 +116,6 @@ class DatasetWriter:
         reasons = Counter(', '.join(self.left_out.values()).split(', ') if self.left_out else ())
         counts = [f'{count} {reason}' for reason, count in reasons.most_common()]
         return f'left out: {", ".join(counts) or "no file"}'
-
-
-def list_files(folder: Path) -> list[str]:
-    """All files of a data set except prepare.json, as paths relative to it."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*')
-                  if not path.is_dir() and path != folder / 'prepare.json')
 
 
 def read_pair(image_path: Path, label_path: Path | None) -> tuple[Image.Image, np.ndarray | None]:

@@ -16,12 +16,15 @@ from dataset import Case, read_image, read_label
 from reporting import report, visualize
 from reporting.report import MetricInfo, Summarize, Summary
 from runtime import distributed
-from utils import make_folder, new_staging_folder, staging_folder
+from runtime.staging import new_staging_folder
+from utils import make_folder, writing
 
 OVERVIEW_CASES = 8
 MAX_IN_REPORT = 2000
 OVERVIEW_ROWS = ('image', 'heatmap', 'teacher_mask', 'mask', 'segmentation', 'label', 'translation',
                  'overlay')
+WRITTEN_KINDS = (*(kind for kind in OVERVIEW_ROWS if kind not in ('image', 'label')),
+                 'translation_B')  # folders of a test
 UNLABELED_GRAY = 127  # in place of a label in the overview
 
 Row = dict[str, Any]  # name and metrics of one case
@@ -33,16 +36,14 @@ class ResultFolder:
 
     def __init__(self, folder: Path) -> None:
         self.final = make_folder(folder)
-        self.folder = staging_folder(folder)
-        if distributed.is_main_process():
-            new_staging_folder(folder)
-        distributed.barrier()
+        self.folder = distributed.from_main(lambda: new_staging_folder(folder))
 
     def write(self, kind: str, name: str, image: np.ndarray) -> None:
         """One uint8 image H×W or H×W×3 as `<kind>/<name>.png`."""
-        # lowest compression: a fifth of the time, files a little larger
-        Image.fromarray(image).save(make_folder(self.folder / kind) / f'{name}.png',
-                                    compress_level=1)
+        with writing(self.final / kind / f'{name}.png'):
+            # lowest compression: a fifth of the time, files a little larger
+            Image.fromarray(image).save(make_folder(self.folder / kind) / f'{name}.png',
+                                        compress_level=1)
 
     def write_network_output(self, case: Case, soft: Any, teacher_mask: Path | None) -> None:
         """Soft mask, heatmap and translation of `soft`, a SoftMask, and any mask of the teacher."""
@@ -71,18 +72,21 @@ class ResultFolder:
                 image = images[kind]
                 rows.setdefault(report.kind_name(kind), []).append(
                     np.asarray(read_image(image)) if isinstance(image, Path) else image)
-        Image.fromarray(visualize.image_grid(rows)).save(self.folder / 'overview.png')
+        with writing(self.final / 'overview.png'):
+            Image.fromarray(visualize.image_grid(rows)).save(self.folder / 'overview.png')
 
     def write_metrics(self, used: dict[str, Any], rows: list[Row], mean: dict[str, float],
                       metric_names: Iterable[str]) -> None:
         """metrics.csv, one image a row, and metrics.json with the means, percent; both empty
         without labels. `used` says how they came about: files, stage, post-processing."""
-        with open(self.folder / 'metrics.csv', 'w', newline='') as file:
+        with (writing(self.final / 'metrics.csv'),
+              open(self.folder / 'metrics.csv', 'w', newline='') as file):
             writer = csv.DictWriter(file, ['name', *metric_names])
             writer.writeheader()
             writer.writerows(rows)
         content = {**used, 'images': len(rows), 'mean': mean, 'per_image': rows}
-        (self.folder / 'metrics.json').write_text(json.dumps(content, indent=2) + '\n')
+        with writing(self.final / 'metrics.json'):
+            (self.folder / 'metrics.json').write_text(json.dumps(content, indent=2) + '\n')
 
     def write_report(self, used: dict[str, Any], cases: list[Case], rows: list[Row],
                      metric_info: MetricInfo, summarize: Summarize) -> None:
@@ -102,11 +106,12 @@ class ResultFolder:
 
     def finish(self) -> None:
         """Replace the results of an earlier test of this checkpoint by these; other files stay."""
-        for name in (*OVERVIEW_ROWS, 'translation_B'):
-            shutil.rmtree(self.final / name, ignore_errors=True)
-        for path in self.folder.iterdir():
-            path.replace(self.final / path.name)
-        self.folder.rmdir()
+        with writing(self.final):
+            for name in WRITTEN_KINDS:
+                shutil.rmtree(self.final / name, ignore_errors=True)
+            for path in self.folder.iterdir():
+                path.replace(self.final / path.name)
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
 
     def _images_of(self, case: Case) -> dict[str, np.ndarray | Path]:
         """All images of a case by kind in display order: files, and the label as an array."""

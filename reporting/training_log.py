@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from reporting import curves, visualize
-from utils import atomic_write, make_folder
+from utils import atomic_write, make_folder, remove_temporary, writing
 
 MAX_IMAGE_GRIDS = 200
 STEP_COLUMNS = ('mask_share', 'skipped')  # of losses.csv, behind the losses
@@ -56,7 +56,8 @@ class CsvLog:
             raise ValueError(f'{self.path}: a row has to have the declared columns; missing: '
                              f'{", ".join(missing) or "none"}; unknown: '
                              f'{", ".join(unknown) or "none"}')
-        self.writer.writerow([iteration, *(f'{values[name]:.6g}' for name in self.columns)])
+        with writing(self.path):
+            self.writer.writerow([iteration, *(f'{values[name]:.6g}' for name in self.columns)])
 
     def close(self) -> None:
         self.file.close()
@@ -75,6 +76,8 @@ class TrainingLog:
 
         self.folder = make_folder(result_folder / f'log{stage}')
         self.image_folder = make_folder(result_folder / f'img{stage}')
+        for folder in (self.folder, self.image_folder):
+            remove_temporary(folder)
         self.start = start
         columns = {'losses': [*loss_names, *STEP_COLUMNS], 'val': metric_names}
         self.tables = {name: CsvLog(self.folder / f'{name}.csv', of_table, start)
@@ -129,9 +132,10 @@ class TrainingLog:
     def flush(self) -> None:
         """Write to the disk what is still in memory."""
         if self.writes:
-            for table in self.tables.values():
-                table.file.flush()
-            self.board.flush()
+            with writing(self.folder):
+                for table in self.tables.values():
+                    table.file.flush()
+                self.board.flush()
 
     def _add(self, table: str, iteration: int, values: dict[str, float], prefix: str) -> None:
         """A row of a table, and to TensorBoard its values as `<prefix><name>`."""
@@ -140,5 +144,6 @@ class TrainingLog:
         if table not in self.tables:  # only of runs that have it
             self.tables[table] = CsvLog(self.folder / f'{table}.csv', values, self.start)
         self.tables[table].write(iteration, values)
-        for name, value in values.items():
-            self.board.add_scalar(prefix + name, value, iteration)
+        with writing(self.folder):
+            for name, value in values.items():
+                self.board.add_scalar(prefix + name, value, iteration)

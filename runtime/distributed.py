@@ -5,7 +5,7 @@
 Each takes its shard of batches and folders; rank 0 alone writes what belongs to the whole run."""
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -88,6 +88,11 @@ def gather(results: list[Any]) -> list[Any]:
     dist.all_gather_object(shards, results)
     return [shards[index % len(shards)][index // len(shards)]
             for index in range(sum(map(len, shards)))]
+
+
+def from_main(make: Callable[[], Any]) -> Any:
+    """What `make` returns in the main process, which alone calls it, in every process."""
+    return gather([make() if is_main_process() else None])[0]
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

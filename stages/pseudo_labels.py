@@ -1,5 +1,6 @@
 """What a trained stage teaches the next one: its soft masks as files, and pseudo-labels of them."""
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from inference.postprocess import pseudo_label, to_bytes
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks, to_array
 from reporting import visualize
 from runtime import distributed
-from utils import UserError, new_staging_folder, progress_interval, replace_folder, staging_folder
+from runtime.lock import locked
+from runtime.staging import changed_files, digests, new_staging_folder, replace_folder
+from utils import UserError, progress_interval, writing
 
 # published folders of stage-1 masks, syn_<split> -> folder of the images they are of
+RECORD = 'written.json'  # in a folder of soft masks: digests of the other files
 SPLITS = {'trainA': 'trainA', 'valA': 'val', 'testA': 'testA'}
 
 
@@ -74,7 +78,8 @@ class PseudoLabeler:
             return self._published_masks(split, paths)
         folder = self.config.result_folder / f'{self.prefix}_{split}'
         if not self._is_up_to_date(folder, paths):
-            self._write_masks(split, folder, paths)
+            with locked(folder) if distributed.is_main_process() else nullcontext():
+                self._write_masks(split, folder, paths)
         return {path.stem: folder / f'{path.stem}.png' for path in paths}
 
     def _published_masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
@@ -105,10 +110,8 @@ class PseudoLabeler:
         config = config_of_network(self.checkpoint, self.config)
         maps = self.taught_by and self.taught_by.masks(split, paths)
         network = mask_network(self.checkpoint, config, self.device)
-        staging = staging_folder(folder)
-        if distributed.is_main_process():
-            new_staging_folder(folder)
-        distributed.barrier()
+        check_replaceable(folder)
+        staging = distributed.from_main(lambda: new_staging_folder(folder))
 
         def save(soft: SoftMask) -> None:
             mask = soft.mask
@@ -117,7 +120,8 @@ class PseudoLabeler:
                     share = self.config.localizer_share
                     mask = np.rint(share * np.asarray(localization_map, np.float32)
                                    + (1 - share) * mask).astype(np.uint8)
-            Image.fromarray(mask).save(staging / f'{soft.path.stem}.png', compress_level=1)
+            with writing(folder / f'{soft.path.stem}.png'):
+                Image.fromarray(mask).save(staging / f'{soft.path.stem}.png', compress_level=1)
 
         mine = distributed.shard(paths)
         for _ in tqdm(soft_masks(network, mine, config, self.device, finish=save),
@@ -126,9 +130,24 @@ class PseudoLabeler:
             pass
         distributed.barrier()
         if distributed.is_main_process():
-            (staging / 'source.json').write_text(json.dumps(self._source()) + '\n')
-            replace_folder(folder)
+            with writing(folder / 'source.json'):
+                (staging / 'source.json').write_text(json.dumps(self._source()) + '\n')
+                (staging / RECORD).write_text(json.dumps(digests(staging, RECORD)) + '\n')
+            replace_folder(folder, staging)
         distributed.barrier()
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises UserError where a folder of soft masks holds a file that is not as we wrote it."""
+    try:
+        written = json.loads((folder / RECORD).read_text('utf-8'))
+        changed = changed_files(folder, written, RECORD)
+    except (OSError, ValueError, AttributeError):
+        changed = list(digests(folder, RECORD))
+    if changed:
+        raise UserError(f'{folder}: soft masks have to be written there, but it holds '
+                        f'{changed[0]}, which this program did not write, or which changed since; '
+                        'move the folder away')
 
 
 def find_teacher(config: Config, device: torch.device, run_folder: Path | None,

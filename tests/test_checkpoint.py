@@ -10,7 +10,7 @@ from config import ARCHITECTURE, NETWORKS, SAVED, Config, resolve
 from helpers import names, same
 from networks import build_networks
 from stages.label_transfer import LabelTransferStage
-from utils import TEMPORARY, UserError
+from utils import UserError
 
 
 def authors_file(path, config, network_names=NETWORKS, extra=None):
@@ -218,8 +218,10 @@ def test_the_choice_for_test(tmp_path, monkeypatch):
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for iteration in (5, 10, 100):
         (tmp_path / checkpoints.file_name('Set', iteration)).write_text(str(iteration))
-    (tmp_path / f'{TEMPORARY}x.pt').touch()  # as a killed run leaves it
+    for name in (f'.tmp_{"0" * 8}_{"0" * 16}.pt', '.tmp_mine.pt'):
+        (tmp_path / name).touch()  # as a killed run leaves it, and a file of the user
     checkpoints.clear_leftovers(tmp_path)
+    (tmp_path / '.tmp_mine.pt').unlink()
     for iteration in (10, 5):
         checkpoints.mark_best(tmp_path / checkpoints.file_name('Set', iteration))
     checkpoints.prune(tmp_path, 'Set', 2)

@@ -19,7 +19,8 @@ from test_checkpoint import authors_file
 def test_a_student_then_val_that_reads_nothing_but_val_then_test_as_it_chose(all_stages):
     student, run = all_stages, all_stages.results / 'model2'
     soft_masks = student.results / 'syn_trainA'
-    assert names(soft_masks) == ['a0.png', 'a1.png', 'a2.png', 'a3.png', 'a4.png', 'source.json']
+    assert names(soft_masks) == ['a0.png', 'a1.png', 'a2.png', 'a3.png', 'a4.png', 'source.json',
+                                 'written.json']
     assert helpers.read_pixels(soft_masks / 'a0.png').shape == (36, 40)
     assert names(student.results / 'img2') == ['A2B_0000002.png']
     saved = checkpoints.read(run / 'Tiny_params_0000002.pt')

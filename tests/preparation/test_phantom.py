@@ -51,9 +51,6 @@ def test_the_layout(tmp_path, few):
     assert len({read_pixels(path).tobytes() for path in folder.rglob('*.png')}) == 14  # none twice
     phantom.write_phantom(tmp_path / 'again', size=64, progress=False)
     assert snapshot(tmp_path / 'again') == files
-    # a data set that was written meanwhile stays
-    phantom.write_phantom(folder, seed=2, size=64, progress=False)
-    assert snapshot(folder) == files and names(folder.parent) == ['phantom']
 
 
 def test_a_failure_leaves_nothing(tmp_path, few, monkeypatch):

@@ -11,6 +11,7 @@ from helpers import assert_one_line_error, draw_images, draw_labels, names, read
 from nifti_files import store_case
 from preparation import writer
 from prepared import description, snapshot, stems
+from runtime.lock import locked
 
 ISIC, BRATS, FOLDERS = (f'--source_format {name} --source '
                         for name in ('isic', 'brats', 'folders'))
@@ -52,9 +53,46 @@ def test_nothing_is_overwritten_without_the_flag(program, flags):
     (data / 'trainA' / 'foreign.png').touch()
     assert_refused('1 file', 'trainA/foreign.png')
     (data / 'trainA' / 'foreign.png').unlink()
+    label = next((data / 'test' / 'labels').iterdir())
+    label.write_bytes(label.read_bytes() + b'edited by hand')
+    assert_refused('changed since', label.name)
+    label.unlink()
     next((data / 'trainA').iterdir()).unlink()
     program.done(*flags, '--overwrite', True)
     assert snapshot(data) == before  # nothing of the earlier one is left
+
+
+def test_folders_of_the_user_beside_the_data_set_stay(program, flags):
+    mine = {f'{name}/x.png': b'mine' for name in ('.Made.old', '.Made.part', '.Made.mine.part')}
+    for name, content in mine.items():
+        (program.data.parent / name).parent.mkdir(parents=True)
+        (program.data.parent / name).write_bytes(content)
+    program.data.mkdir()
+    (program.data / 'x.png').touch()
+    for is_refused in (True, False):
+        assert program.run(*flags).returncode == 2 * is_refused
+        for name, content in mine.items():
+            assert (program.data.parent / name).read_bytes() == content
+        (program.data / 'x.png').unlink(missing_ok=True)
+
+
+def test_labels_edited_while_prepare_runs_stay(program, flags):
+    program.done(*flags)
+    label = next((program.data / 'test' / 'labels').iterdir())
+    finish = writer.DatasetWriter.finish
+
+    def finish_late(self, sources):
+        finish(self, sources)
+        label.write_bytes(b'edited')
+    with mock.patch.object(writer.DatasetWriter, 'finish', finish_late):
+        assert_one_line_error(program.run(*flags, '--overwrite', True), label.name)
+    assert label.read_bytes() == b'edited' and names(program.data.parent) == ['Made']
+
+
+def test_of_two_at_once_the_second_is_refused(program, flags):
+    with locked(program.data):
+        assert_one_line_error(program.run(*flags), program.data, 'in use by process', '--data_root')
+    program.done(*flags)
 
 
 def test_interrupted(program, flags):
@@ -70,16 +108,18 @@ def test_interrupted(program, flags):
     rename = Path.rename
 
     def interrupted_rename(path, target):
-        if path.name.endswith('.part'):
+        if path.name == 'new':
             raise KeyboardInterrupt
         return rename(path, target)
     with mock.patch.object(Path, 'rename', interrupted_rename):
         assert program.run(*again).returncode == 130
     assert snapshot(data) == before and names(data.parent) == ['Made']
     # killed between the two renamings: the next run brings the earlier one back
-    data.rename(data.with_name('.Made.old'))
+    leftover = data.with_name('.Made.0123456789abcdef.part')
+    (leftover / 'new').mkdir(parents=True)
+    data.rename(leftover / 'old')
     assert_one_line_error(program.run(*flags), '--overwrite True')
-    assert snapshot(data) == before
+    assert snapshot(data) == before and names(data.parent) == ['Made']
 
 
 @pytest.mark.parametrize('line, parts', (

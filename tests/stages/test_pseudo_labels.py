@@ -36,7 +36,8 @@ def test_pseudo_masks_are_the_soft_masks_of_stage_1(stage_1):
     out = stage_1.done('--phase', 'pseudo_mask', '--tta', 'none')
     assert names(stage_1.data) == before  # nothing is written into the user's data set
     assert [out.count(f'syn_{split}') for split in ('trainA', 'valA', 'testA')] == [1, 1, 1]
-    assert names(stage_1.results / 'syn_testA') == ['source.json', 't0.png', 't1.png', 't2.png']
+    assert names(stage_1.results / 'syn_testA') == ['source.json', 't0.png', 't1.png', 't2.png',
+                                                  'written.json']
     stage_1.done('--phase', 'test', '--postprocess', 'otsu')
     for name in ('t0.png', 't1.png', 't2.png'):
         tested = read_pixels(stage_1.results / 'test1' / 'best' / 'mask' / name)
