@@ -3,6 +3,7 @@
 Precedence, lowest first: the option's own default, the presets, what a checkpoint was made with,
 the flags the user gave. docs/options.md is the table of all options, made from here."""
 import math
+import os
 import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from utils import UserError
 
 PROJECT = Path(__file__).resolve().parent
+MAX_DATASET_NAME = 200  # bytes; file names have 255, and add number and ending
 PHASES = ('prepare', 'train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
 GENERATORS = ('genA2B', 'genB2A')
 DISCRIMINATORS = ('disGA', 'disLA', 'disGB', 'disLB')  # G global, L local; A disease, B normal
@@ -118,9 +120,9 @@ class Config:
     split: tuple = preparing((), 'disease images of train, val and test: three counts or three '
                              'fractions', own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 '
                              '0.15 0.15')
-    overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict: '
-                                'replace masks of the same names', phases=('prepare', 'predict'),
-                                synonyms='force')
+    overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict and '
+                                'export: replace files of the same names',
+                                phases=('prepare', 'predict', 'export'), synonyms='force')
     # predict and export
     input: str = predicting('', 'an image, a NIfTI volume, or a folder of them',
                             synonyms='input_dir in image images')
@@ -256,6 +258,9 @@ class Config:
         if Path(self.dataset).name != self.dataset or self.dataset in ('', '.', '..'):
             raise UserError(f'--dataset {self.dataset!r}: has to be the plain name of a folder '
                             'in --data_root')
+        if len(os.fsencode(self.dataset)) > MAX_DATASET_NAME:
+            raise UserError(f'--dataset {self.dataset}: too long for the names of files that are '
+                            f'made of it; at most {MAX_DATASET_NAME} bytes')
         if min(self.size) < self.smallest_size or any(length % 4 for length in self.size):
             reason = f' (with --n_dis {self.n_dis})' if 'transfer' in self.method else ''
             raise UserError(f'--img_size {self.img_size}: has to be a multiple of 4 and at least '

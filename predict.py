@@ -5,7 +5,9 @@
     segmentations = predictor.predict([image, …])  # H×W×3 uint8 in, H×W bool out
 """
 import csv
+import io
 import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -24,9 +26,19 @@ from inference.model_selection import chosen_rule
 from inference.postprocess import resize_map, to_bytes, to_segmentation
 from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
+from runtime import targets
+from runtime.lock import locked
 from runtime.threads import cpu_count, prefetch
 from stages.pseudo_labels import choose_teacher
-from utils import UserError, atomic_write, find_files, make_folder, pick_device, progress_interval
+from utils import (
+    UserError,
+    atomic_write,
+    find_files,
+    make_folder,
+    pick_device,
+    progress_interval,
+    remove_temporary,
+)
 
 COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
 
@@ -127,20 +139,24 @@ def as_rgb(image: np.ndarray) -> Image.Image:
 
 def run(config: Config, predictor: Predictor) -> int:
     """Masks of all in --input to --output; returns the exit code, 1 where files were left out."""
-    paths = check_paths(config)
     problems = dataset.Problems()
-    names = find_input(paths.input, config.modality, problems)
-    with (closing(PredictionWriter(paths, config.probability)) as writer,
-          tqdm(total=len(names), desc='predicting', unit=' files',
-               mininterval=progress_interval()) as bar):
-        images = [path for path in names if not nifti.is_volume(path)]
-        for path, prediction in predict_images(predictor, images, config.num_workers, problems):
-            writer.add_image(names[path], prediction)
-            bar.update()
-        for path in filter(nifti.is_volume, names):
-            if volume := problems.try_to_read(path, nifti.read):
-                writer.add_volume(names[path], volume, *predict_volume(predictor, volume))
+    with locked(Path(config.output), '--output'):
+        paths = check_paths(config)
+        names = find_input(paths.input, config.modality, problems)
+        masks = plan_masks(paths, names, config.probability, problems)
+        files = [path for written in masks.values() for path in written]
+        targets.check(files, paths.input, f'--output {paths.output}', config.overwrite)
+        with (closing(PredictionWriter(paths, masks)) as writer,
+              tqdm(total=len(masks), desc='predicting', unit=' files',
+                   mininterval=progress_interval()) as bar):
+            images = [path for path in masks if not nifti.is_volume(path)]
+            for path, prediction in predict_images(predictor, images, config.num_workers, problems):
+                writer.add_image(path, names[path], prediction)
                 bar.update()
+            for path in filter(nifti.is_volume, masks):
+                if volume := problems.try_to_read(path, nifti.read):
+                    writer.add_volume(names[path], volume, *predict_volume(predictor, volume))
+                    bar.update()
     print(f'{writer.count} predicted by {predictor.rule}, {writer.with_lesion} with lesions; masks '
           f'are in {paths.output}, areas in {paths.table}')
     return problems.report()
@@ -192,7 +208,7 @@ def check_paths(config: Config) -> Paths:
     source, output = Path(config.input), Path(config.output)
     if not source.exists():
         raise UserError(f'--input {source}: no such file or folder')
-    ending = ''.join(output.suffixes[-2:]) if nifti.is_volume(output) else output.suffix
+    ending = output.name[len(nifti.stem(output)):]
     to_file = not output.is_dir() and ending.lower() in ('.png', *nifti.SUFFIXES)
     flag = f'--output {output}'
     if to_file and not source.is_file():
@@ -203,29 +219,60 @@ def check_paths(config: Config) -> Paths:
         raise UserError(f'{flag}: neither a folder nor a file that masks can be: .png for images, '
                         '.nii or .nii.gz for volumes')
     folders = [source, source.parent] if source.is_file() and not to_file else [source]
-    if output.resolve() in [folder.resolve() for folder in folders]:
+    if targets.place(output) in map(targets.place, folders):
         raise UserError(f'{flag}: would write over --input; give another place')
-    if source.is_dir() and source.resolve() in output.resolve().parents:
+    if source.is_dir() and targets.place(output).startswith(targets.place(source) + os.sep):
         raise UserError(f'{flag}: lies in --input, where masks would be taken for images next '
                         'time; give another place')
     table = output.with_name(f'{nifti.stem(output)}.csv') if to_file else output / 'predictions.csv'
-    for path in (table, output):
-        exists = any(path.iterdir()) if path.is_dir() else path.exists()
-        if exists and not config.overwrite:
-            raise UserError(f'{flag}: {path} exists already; --overwrite True replaces what has '
-                            'the same name, or give another place')
+    paths = Paths(source, output, to_file, table)
+    written = masks_of(paths, output, config.probability) if to_file else []
+    targets.check([table, *written], source, flag, config.overwrite)
+    holds_files = output.is_dir() and any(path.name[0] != '.' for path in output.iterdir())
+    if holds_files and not config.overwrite:
+        raise UserError(f'{flag}: holds files already; --overwrite True replaces what has the same '
+                        'name, or give another place')
     if table.exists() and not is_table(table):
         raise UserError(f'{flag}: {table} exists already and is no table of predictions, so it '
                         'stays; give another place')
-    return Paths(source, output, to_file, table)
+    return paths
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a table of predictions."""
+    """Whether a file is a table of predictions, or empty."""
     if not path.is_file():
         return False
     with open(path, encoding='utf-8', errors='replace') as file:
-        return file.readline().strip() == ','.join(COLUMNS)
+        return file.readline().strip() in ('', ','.join(COLUMNS))
+
+
+def masks_of(paths: Paths, name: Path, with_probability: bool) -> list[Path]:
+    """Where the masks of an input, `name` in the folder --input, are written: the segmentation and,
+    if asked for, the soft mask. A file that --output names has the ending as it was given."""
+    path = paths.output if paths.to_file else paths.output / name
+    stem = nifti.stem(path)
+    folder_ending = '.nii.gz' if nifti.is_volume(name) else '.png'
+    ending = path.name[len(stem):] if paths.to_file else folder_ending
+    suffixes = ('', '_probability') if with_probability else ('',)
+    return [path.with_name(f'{stem}{suffix}{ending}') for suffix in suffixes]
+
+
+def plan_masks(paths: Paths, names: dict[Path, Path], with_probability: bool,
+               problems: dataset.Problems) -> dict[Path, list[Path]]:
+    """Where the masks of each of `find_input` are written. Of inputs whose masks would take the
+    same place only the first counts; the others go to `problems`, as do names that are too long."""
+    planned, taken = {}, {}
+    for path, name in names.items():
+        masks = masks_of(paths, name, with_probability)
+        places = list(map(targets.place, masks))
+        if other := next((taken[one] for one in places if one in taken), None):
+            problems.add(path, f'its masks would take the place of those of {other}; rename one')
+        elif any(len(os.fsencode(mask.name)) > targets.MAX_NAME for mask in masks):
+            problems.add(path, 'the names of its masks would be too long; rename it')
+        else:
+            planned[path] = masks
+            taken |= dict.fromkeys(places, name)
+    return planned
 
 
 def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[Path, Path]:
@@ -269,42 +316,48 @@ class PredictionWriter:
     """Writes masks to --output, each whole or not at all, and predictions.csv, the lesion areas: a
     row for each image; of a volume one for each slice that holds a lesion, and one of the whole."""
 
-    def __init__(self, paths: Paths, with_probability: bool) -> None:
-        self.paths, self.with_probability = paths, with_probability
+    def __init__(self, paths: Paths, masks: dict[Path, list[Path]]) -> None:
+        """`masks` are those of `plan_masks`. Removes what a killed program left of them."""
+        self.paths, self.masks = paths, masks
         self.count = self.with_lesion = 0  # images and volumes
         make_folder(paths.table.parent, '--output')
-        self._file = open(paths.table, 'w', newline='')
-        self.close = self._file.close
-        self._table = csv.DictWriter(self._file, COLUMNS)
+        files = itertools.groupby([paths.table, *itertools.chain(*masks.values())],
+                                  lambda path: path.parent)
+        for folder, of_folder in files:
+            remove_temporary(folder, [path.name for path in of_folder])
+        self._rows = io.StringIO(newline='')
+        self._table = csv.DictWriter(self._rows, COLUMNS)
         self._table.writeheader()
 
-    def add_image(self, name: Path, prediction: Prediction) -> None:
-        """`name` is the image's path in --input."""
-        self._write_masks(name, '.png', *prediction,
+    def close(self) -> None:
+        """Write the table of what was predicted."""
+        with atomic_write(self.paths.table) as temporary:
+            temporary.write_text(self._rows.getvalue(), 'utf-8', 'surrogateescape', newline='')
+
+    def add_image(self, path: Path, name: Path, prediction: Prediction) -> None:
+        """`name` is the path of the image, `path`, in --input."""
+        self._write_masks(path, *prediction,
                           lambda mask, path: Image.fromarray(to_bytes(mask)).save(path, 'PNG'))
         self._write_row(name, prediction.segmentation)
 
     def add_volume(self, name: Path, volume: nifti.Volume, segmentation: np.ndarray,
                    probability: np.ndarray) -> None:
         """Masks X×Y×Z of a volume as volumes of its axes; `name` is its path in --input."""
-        ending = '.nii' if self.paths.to_file and self.paths.output.suffix == '.nii' else '.nii.gz'
-        self._write_masks(name, ending, segmentation, probability, volume.write)
+        self._write_masks(volume.path, segmentation, probability, volume.write)
         for z in np.flatnonzero(segmentation.any((0, 1))):
             plane = segmentation[..., z]
             mm2 = int(plane.sum()) * (volume.spacing[0] * volume.spacing[1])
             self._write_row(name, plane, slice=int(z), lesion_mm2=f'{mm2:.2f}')
         ml = int(segmentation.sum()) * np.prod(volume.spacing) / 1000
         self._write_row(name, segmentation, lesion_ml=f'{ml:.4f}')
-        self._file.flush()
 
-    def _write_masks(self, name: Path, ending: str, segmentation: np.ndarray,
-                     probability: np.ndarray, write: Callable[[np.ndarray, Path], None]) -> None:
-        path = self.paths.output if self.paths.to_file else self.paths.output / name
-        make_folder(path.parent, '--output')
-        masks = {'': segmentation, '_probability': probability}
-        for suffix in masks if self.with_probability else ('',):
-            with atomic_write(path.with_name(f'{nifti.stem(path)}{suffix}{ending}')) as temporary:
-                write(masks[suffix], temporary)
+    def _write_masks(self, path: Path, segmentation: np.ndarray, probability: np.ndarray,
+                     write: Callable[[np.ndarray, Path], None]) -> None:
+        targets_of_path = self.masks[path]
+        make_folder(targets_of_path[0].parent, '--output')
+        for target, mask in zip(targets_of_path, (segmentation, probability), strict=False):
+            with atomic_write(target) as temporary:
+                write(mask, temporary)
         self.count += 1
         self.with_lesion += bool(segmentation.any())
 

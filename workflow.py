@@ -254,8 +254,8 @@ def use_network(flags: Flags) -> int:
     if not {'dataset', 'checkpoint'} & flags.keys():
         raise UserError(f'--dataset: --phase {config.phase} needs to know whose network to use; or '
                         'name one with --checkpoint FILE')
-    if config.phase == 'predict':
-        predict.check_paths(config)  # before a network is read
+    check = predict.check_paths if config.phase == 'predict' else export.target_file
+    check(config)  # before a network is read
     path = choose_checkpoints(config)[0]
     print(f'checkpoint: {path}')
     options = {name: value for name, value in flags.items() if name not in ('checkpoint', 'device')}

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from config import Config
 from inference.soft_masks import as_conditioning, average_over_flips
-from utils import UserError, atomic_write, make_folder
+from runtime import targets
+from runtime.lock import locked
+from utils import UserError, atomic_write, remove_temporary
 
 MAX_DIFFERENCE = 1e-4  # of a soft mask in [0, 1] between onnxruntime and torch
 OPSET = 18
@@ -49,11 +51,23 @@ class MaskOnly(nn.Module):
 def run(config: Config, predictor: Predictor) -> int:
     """Write the predictor's network to --output; returns the exit code. Raises UserError, and
     OSError where onnxruntime computes other masks than torch: an earlier file then stays."""
-    target = Path(config.output or config.result_folder / f'{config.dataset}.onnx')
-    if target.suffix != '.onnx':
-        raise UserError(f'--output {target}: has to end in .onnx')
     check_libraries()
-    make_folder(target.parent, '--output')
+    with locked(target_file(config), '--output'):
+        return export(config, predictor, target_file(config))
+
+
+def target_file(config: Config) -> Path:
+    """The file to write; raises UserError where it must not be replaced."""
+    target = Path(config.output or config.result_folder / f'{config.dataset}.onnx')
+    if target.suffix.lower() != '.onnx':
+        raise UserError(f'--output {target}: has to end in .onnx')
+    targets.check([target], None, f'--output {target}', config.overwrite)
+    return target
+
+
+def export(config: Config, predictor: Predictor, target: Path) -> int:
+    """As `run`, of a file that may be written."""
+    remove_temporary(target.parent, [target.name])
     network = MaskOnly(predictor.network, config)
     names = ['image', 'conditioning'] if predictor.stage1 else ['image']
     # full generators fix the size; padding of pretrained encoders depends on it

@@ -1,9 +1,11 @@
 """From a soft mask to a segmentation: arrays in, arrays out. Soft masks are H×W uint8, 255 =
 lesion, as on disk; images H×W×3 uint8; segmentations H×W bool. The published rules are made for
 images of 256 px: watershed and CRF work on at most that size, and their result is enlarged."""
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -71,7 +73,16 @@ def segment_by_all(masks: list[np.ndarray], image: np.ndarray,
 def worker_pool() -> ProcessPoolExecutor:
     """A process for each core, for work that threads cannot share: the CRF's matrix products hold
     Python's lock. Processes are spawned, since a fork of one that runs threads may hang."""
-    return ProcessPoolExecutor(cpu_count(), get_context('spawn'), cv2.setNumThreads, (1,))
+    return ProcessPoolExecutor(cpu_count(), get_context('spawn'), _start_worker)
+
+
+def _start_worker() -> None:
+    """One thread computes; another ends the process with its parent, however that ends."""
+    def end_with_parent() -> None:
+        parent_process().join()
+        os._exit(1)
+    cv2.setNumThreads(1)
+    Thread(target=end_with_parent, daemon=True).start()
 
 
 def pseudo_label(soft_mask: np.ndarray, image: np.ndarray | None, rule: str,
