@@ -89,7 +89,8 @@ def _check_holder(descriptor: int, path: Path, target: Path, flag: str) -> None:
         raise UserError(f'{target}: in use by process {holder["pid"]} on {holder["host"]} since '
                         f'{holder["since"]}; if that has ended, remove {path}')
     # the kernel has no lock of it any more, unless the disk knows none
-    if holder and holder['pid'] != mine['pid'] and holder['start'] == _start(holder['pid']) != '':
+    if (holder and holder['boot'] == mine['boot'] and holder['pid'] != mine['pid']
+            and holder['start'] == _start(holder['pid']) != ''):
         raise _in_use(target, flag, holder)
 
 
