@@ -1,18 +1,21 @@
 """Segmentations of any images and volumes, from the command line and from Python."""
+import shutil
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import assert_one_line_error, draw_images, read_csv, read_pixels, run_here
+from helpers import assert_one_line_error, draw_images, names, read_csv, read_pixels, run_here
 from networks import MaskPrediction
 from nifti_files import head, store
 from predict import Predictor, predict_volume
 from preparation import nifti
 from prepared import snapshot
+from runtime.lock import locked
 from utils import UserError
 
 
@@ -88,7 +91,7 @@ def test_where_masks_go_and_what_exists_is_replaced_only_on_request(predict, tmp
     draw_images(tmp_path / 'in', ['a.png', 'b.png'], size=(50, 30), bright_square=True)
     paths = ['--input', 'in', '--output', 'out']
     assert predict(*paths).returncode == 0
-    assert_one_line_error(predict(*paths), 'predictions.csv exists already', '--overwrite True')
+    assert_one_line_error(predict(*paths), 'out/predictions.csv exists already', '--overwrite True')
     (tmp_path / 'out' / 'mine.txt').write_text('mine')
     assert predict(*paths, '--overwrite', 'True').returncode == 0
     assert list(snapshot(tmp_path / 'out')) == ['a.png', 'b.png', 'mine.txt', 'predictions.csv']
@@ -103,6 +106,87 @@ def test_where_masks_go_and_what_exists_is_replaced_only_on_request(predict, tmp
     assert list(snapshot(tmp_path / 'new')) == ['folder/a.png', 'folder/predictions.csv',
                                                 'mask.csv', 'mask.png']
     assert Image.open(tmp_path / 'new' / 'mask.png').size == (50, 30)
+
+
+# --input, --output, more flags, a file of the user that would be lost
+LOSSES = [('scan.png', 'scan.PNG', [], 'scan.png'),
+          ('x_probability.png', 'x.png', ['--probability'], 'x_probability.png'),
+          ('scan.png', 'mask.PNG', [], 'mask.png'), ('scan.png', 'mask.png', [], 'Mask.PNG'),
+          ('scan.png', 'm.png', ['--probability'], 'm_probability.png'),
+          ('scan.png', 'm.png', [], 'M.csv'),
+          ('head.nii.gz', 'm.NII.GZ', [], 'm.nii.gz'),
+          ('head.nii.gz', 'm.nii', ['--probability'], 'm_probability.nii'),
+          ('scan.png', 'link.png', [], 'link.png'), ('scan.png', 'old', [], 'old/x.png'),
+          ('deep', '.', ['--overwrite'], 'deep/deep/a.png')]
+
+
+@pytest.mark.parametrize('source, output, more, lost', LOSSES)
+def test_no_file_of_the_user_is_written_over(predict, tmp_path, source, output, more, lost):
+    draw_images(tmp_path, ['scan.png', 'x_probability.png'])
+    store(tmp_path / 'head.nii.gz', head())
+    if lost == 'link.png':
+        (tmp_path / lost).symlink_to(tmp_path / 'nowhere.png')
+    elif not (tmp_path / lost).exists():
+        draw_images((tmp_path / lost).parent, ['a.png'])
+        (tmp_path / lost).write_bytes((tmp_path / lost).parent.joinpath('a.png').read_bytes())
+    before = snapshot(tmp_path)
+    assert_one_line_error(predict('--input', source, '--output', output, *more), '--output')
+    assert snapshot(tmp_path) == before
+    if '/' not in lost and source != lost:  # what is not an input gives way if asked
+        result = predict('--input', source, '--output', output, '--overwrite', *more)
+        if lost == 'M.csv':
+            assert snapshot(tmp_path)[lost] == before[lost]
+        assert result.returncode == 0 and not (tmp_path / 'nowhere.png').exists(), result.stderr
+
+
+def test_endings_stay_as_given_and_names_beside_too(predict, tmp_path):
+    draw_images(tmp_path, ['a.png'], bright_square=True)
+    store(tmp_path / 'v.1.nii', head())
+    (tmp_path / '.mask6.png').write_text('mine')
+    for source, output in (('a.png', 'out/mask.PNG'), ('v.1.nii', 'out/v.2.NII.GZ'),
+                           ('v.1.nii', 'out/v.3.Nii')):
+        assert predict('--input', source, '--output', output, '--probability').returncode == 0
+    assert names(tmp_path / 'out') == ['mask.PNG', 'mask.csv', 'mask_probability.PNG',
+                                       'v.2.NII.GZ', 'v.2.csv', 'v.2_probability.NII.GZ',
+                                       'v.3.Nii', 'v.3.csv', 'v.3_probability.Nii']
+    assert (tmp_path / 'out' / 'v.2.NII.GZ').read_bytes()[:2] == bytes((0x1f, 0x8b))
+    assert (tmp_path / '.mask6.png').read_text() == 'mine'
+
+
+def test_of_two_that_share_a_place_one_is_left_out_and_named(predict, tmp_path):
+    long = 'x' * 240
+    draw_images(tmp_path / 'in', ['a.png', 'a_probability.png', 'B.png', 'b.png', f'{long}.png'])
+    result = predict('--input', 'in', '--output', 'out', '--probability')
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    for part in ('in/a_probability.png: its masks would take the place of those of a.png',
+                 'in/b.png: its masks', f'{long}.png: the names of its masks would be too long'):
+        assert part in result.stderr
+    assert names(tmp_path / 'out') == ['B.png', 'B_probability.png', 'a.png', 'a_probability.png',
+                                       'predictions.csv']
+
+
+def test_after_a_kill_overwrite_goes_on_and_nothing_half_written_stays(predict, tmp_path):
+    draw_images(tmp_path / 'in', ['a.png', 'b.png'])
+    paths = ['--input', 'in', '--output', 'out', '--overwrite']
+    write, seen = Image.Image.save, []
+
+    def killed(image, path, *arguments):  # what the disk holds while the second mask is written
+        write(image, path, *arguments)
+        seen.append(path)
+        if len(seen) == 2:
+            shutil.copytree(tmp_path / 'out', tmp_path / 'killed')
+    with mock.patch.object(Image.Image, 'save', killed):
+        assert predict(*paths).returncode == 0
+    shutil.rmtree(tmp_path / 'out')
+    (tmp_path / 'killed').rename(tmp_path / 'out')
+    (tmp_path / 'out' / '.tmp_mine').touch()
+    assert len(names(tmp_path / 'out')) == 3  # one mask, one half written, no table
+    assert predict(*paths).returncode == 0
+    assert names(tmp_path / 'out') == ['.tmp_mine', 'a.png', 'b.png', 'predictions.csv']
+    (tmp_path / 'out' / 'predictions.csv').write_text('')  # as an earlier version left it
+    assert predict(*paths).returncode == 0
+    with locked(tmp_path / 'out'):
+        assert_one_line_error(predict(*paths), 'out', 'in use by process', '--output')
 
 
 def test_a_volume(predict, tmp_path):

@@ -13,6 +13,7 @@ from config import Config, resolve
 from helpers import ONLY_MASKS, TINY, TINY_FLAGS, assert_one_line_error, names, read_json, same
 from inference.soft_masks import mask_network
 from predict import Predictor
+from prepared import snapshot
 from test_checkpoint import authors_file
 
 
@@ -110,6 +111,21 @@ def test_val_of_given_files(stage_1):
     assert_one_line_error(stage_1.run(*val, run / worse, elsewhere), 'one folder')
     assert_one_line_error(stage_1.run('--phase', 'test', '--checkpoint', run / worse, elsewhere),
                           '--phase test takes one')
+
+
+def test_val_of_a_file_elsewhere_leaves_its_folder_alone_and_is_used(stage_1, tmp_path):
+    elsewhere = tmp_path / 'downloads'
+    elsewhere.mkdir()
+    file = shutil.copy(stage_1.results / 'model1' / 'best.pt', elsewhere / 'mine.pt')
+    for name in ('report.html', 'best.pt', 'val.json'):
+        (elsewhere / name).write_text('mine')
+    before = snapshot(elsewhere)
+    stage_1.done('--phase', 'val', '--checkpoint', file, '--postprocess', 'watershed')
+    assert snapshot(elsewhere) == before
+    assert names(stage_1.results / 'val1') == ['report.html', 'val.json']
+    stage_1.done('--phase', 'test', '--checkpoint', file, *ONLY_MASKS)
+    metrics = read_json(stage_1.results / 'test1' / 'mine' / 'metrics.json')
+    assert metrics['postprocess'] == 'watershed'
 
 
 def test_a_resumed_published_stage_2_goes_on_as_if_never_stopped_and_saves_as_often(stage_1):

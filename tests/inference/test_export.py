@@ -74,7 +74,11 @@ def test_files_that_differ_are_not_kept(stage_1_run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, 'compare', lambda *_: 0.5)
     target = tmp_path / 'network.onnx'
     target.write_text('an earlier one')
-    result = stage_1_run.run('--phase', 'export', '--output', target)
+    line = ['--phase', 'export', '--output']
+    for wrong in (target, tmp_path / 'Network.ONNX'):
+        assert_one_line_error(stage_1_run.run(*line, wrong), f'{target} exists already',
+                              '--overwrite')
+    result = stage_1_run.run(*line, target, '--overwrite')
     assert result.returncode == 1 and 'not written, since its masks differ' in result.stderr
     assert [path.read_text() for path in tmp_path.iterdir()] == ['an earlier one']
 

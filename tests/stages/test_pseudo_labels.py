@@ -44,6 +44,23 @@ def test_pseudo_masks_are_the_soft_masks_of_stage_1(stage_1):
         assert (read_pixels(stage_1.results / 'syn_testA' / name) == tested).all()
 
 
+def test_soft_masks_of_the_user_stay(stage_1):
+    folder, write = stage_1.results / 'syn_trainA', ['--phase', 'pseudo_mask']
+    folder.mkdir()
+    mine = folder / 'a0.png'
+    mine.write_text('mine')
+    assert_one_line_error(stage_1.run(*write), mine.name, 'did not write', 'move the folder')
+    assert mine.read_text() == 'mine'
+    mine.unlink()
+    stage_1.done(*write)
+    mine.write_text('edited by hand')
+    stage_1.done(*write)  # by the same teacher they are as wanted
+    assert_one_line_error(stage_1.run(*write, '--tta', 'flips'), mine.name, 'changed since')
+    assert mine.read_text() == 'edited by hand'
+    mine.unlink()
+    stage_1.done(*write, '--tta', 'flips')
+
+
 def test_soft_masks_are_made_again_only_for_another_teacher(stage_1):
     file = stage_1.results / 'model1' / 'best.pt'
 
