@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from config import ARCHITECTURE, SAVED, Config, resolve
 from runtime import signals
 from runtime.lock import locked
+from runtime.staging import remove_leftovers
 from utils import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
@@ -215,7 +216,9 @@ def run(flags: Flags) -> int:
                 print(f'--- stage {part.flags["stage"]}{what}', flush=True)
             config, sources = read_checkpoints(part_flags)
             if first.phase in ('val', 'test') and distributed.is_main_process():
-                locks.enter_context(locked(folder_of_results(config, sources[0][0])))
+                folder = folder_of_results(config, sources[0][0])
+                locks.enter_context(locked(folder))
+                locks.callback(remove_leftovers, folder / sources[0][0].path.stem)
             trainer = Trainer(config)
             try:
                 if config.phase == 'train':

@@ -1,6 +1,6 @@
 """What a trained stage teaches the next one: its soft masks as files, and pseudo-labels of them."""
 import json
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,13 @@ from inference.soft_masks import SoftMask, config_of_network, mask_network, soft
 from reporting import visualize
 from runtime import distributed
 from runtime.lock import locked
-from runtime.staging import changed_files, digests, new_staging_folder, replace_folder
+from runtime.staging import (
+    changed_files,
+    digests,
+    new_staging_folder,
+    remove_leftovers,
+    replace_folder,
+)
 from utils import UserError, progress_interval, writing
 
 # published folders of stage-1 masks, syn_<split> -> folder of the images they are of
@@ -78,7 +84,10 @@ class PseudoLabeler:
             return self._published_masks(split, paths)
         folder = self.config.result_folder / f'{self.prefix}_{split}'
         if not self._is_up_to_date(folder, paths):
-            with locked(folder) if distributed.is_main_process() else nullcontext():
+            with ExitStack() as cleanup:
+                if distributed.is_main_process():
+                    cleanup.enter_context(locked(folder))
+                    cleanup.callback(remove_leftovers, folder)
                 self._write_masks(split, folder, paths)
         return {path.stem: folder / f'{path.stem}.png' for path in paths}
 
