@@ -34,8 +34,8 @@ TYPES = ['u1', 'i1', 'u2', 'i2', 'u4', 'i4', 'u8', 'i8', 'f4', 'f8']
 MILLIMETERS = {0: 1, 1: 1000, 2: 1, 3: 0.001, 4: 1, 7: 1}  # by xyzt_units: none, m, mm, µm; unknown
 REFUSED = {  # what may be wrong → part of the message
     'spacing 1e30': 'spacing', 'spacing NaN': 'spacing', 'complex': 'complex', 'color': 'color',
-    'short': 'Expected', 'checksum': 'CRC', 'cut gzip': 'end-of-stream', 'text': 'no NIfTI header',
-    'four dimensions': '4 dimensions'}
+    'short': 'shorter than', 'checksum': 'CRC', 'cut gzip': 'end-of-stream',
+    'text': 'no NIfTI header', 'four dimensions': '4 dimensions'}
 
 
 class Answer(NamedTuple):
@@ -66,9 +66,8 @@ class BrightIsLesion(predict.Predictor):
             yield np.asarray(predict.as_rgb(image)), image.astype(np.float32) / 255
 
 
-def draw_head(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
+def draw_head(rng: np.random.Generator, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
     """Values in canonical axes, float64, the lesion, bool, and what kind of values they are."""
-    shape = rng.integers(14, 26, 3)
     x, y, z = np.meshgrid(*[np.linspace(-1.2, 1.2, n) for n in shape], indexing='ij')
     head = x ** 2 + y ** 2 + z ** 2 < 1
     center = rng.uniform(-0.3, 0.3, 3)
@@ -89,10 +88,12 @@ def draw_head(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
     return values, lesion, kind
 
 
-def draw_axes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
+def draw_axes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """Columns of an affine in canonical axes, mm: a rotation times spacing, the same sheared as by
-    a tilted gantry, and words."""
-    spacing = np.exp(rng.uniform(np.log(0.4), np.log(4), 3)).round(3)
+    a tilted gantry; how many voxels make a head as wide as high; and words."""
+    finest = np.exp(rng.uniform(np.log(0.05), np.log(8)))
+    spacing = finest * rng.uniform(1, 2.5, 3)
+    shape = (28 * finest / spacing).round().astype(int)
     axis = rng.normal(size=3)
     turn = np.radians(rng.choice([0, 0, 5, 20]))
     x, y, z = axis / np.linalg.norm(axis) * np.sin(turn / 2)
@@ -100,8 +101,9 @@ def draw_axes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
     tilt = np.radians(rng.choice([0, 0, 20, -15]))
     shear = np.eye(3)
     shear[1, 2] = np.tan(tilt)
-    words = f'spacing {spacing}, turned {np.degrees(turn):.0f}°, tilted {np.degrees(tilt):.0f}°'
-    return rotation * spacing, rotation @ shear * spacing, words
+    words = (f'spacing {spacing.round(3)}, turned {np.degrees(turn):.0f}°, '
+             f'tilted {np.degrees(tilt):.0f}°')
+    return rotation * spacing, rotation @ shear * spacing, shape, words
 
 
 def set_transforms(rng: np.random.Generator, header: nibabel.Nifti1Header, rigid: np.ndarray,
@@ -146,9 +148,10 @@ def stored(rng: np.random.Generator, values: np.ndarray, header: nibabel.Nifti1H
             slope, inter = rng.choice([1e-6, 0.5, -2, 1e6]), rng.choice([0, 100])
     elif rng.random() < 0.5 or finite.min() < 0 or kind.itemsize == 1 or finite.std() < 50:
         limits = np.iinfo(kind)
-        steps = min(int(limits.max) - int(limits.min), 60000)
+        lowest = max(int(limits.min), -30000)
+        steps = min(int(limits.max) - lowest, 60000)
         slope = (finite.max() - finite.min()) / steps * rng.choice([1, -1])
-        inter = (finite.min() if slope > 0 else finite.max()) - slope * int(limits.min)
+        inter = (finite.min() if slope > 0 else finite.max()) - slope * lowest
     header['scl_slope'], header['scl_inter'] = slope, inter
     if (slope, inter) == (1, 0):
         header['scl_slope'] = rng.choice([0, 1, np.nan])
@@ -193,8 +196,8 @@ def encode(rng: np.random.Generator, header: nibabel.Nifti1Header, raw: np.ndarr
 def make(rng: np.random.Generator, folder: Path, number: int) -> Volume:
     """Write a random volume somewhere below the folder."""
     how = str(rng.choice(list(REFUSED))) if rng.random() < 0.2 else ''
-    values, lesion, kind = draw_head(rng)
-    rigid, sheared, words = draw_axes(rng)
+    rigid, sheared, size, words = draw_axes(rng)
+    values, lesion, kind = draw_head(rng, size)
     order, signs = rng.permutation(3), rng.choice([-1, 1], 3)  # of the axes in the file
     values, lesion = (np.flip(array.transpose(order), np.flatnonzero(signs < 0))
                       for array in (values, lesion))

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import nibabel
 import numpy as np
 from nibabel import affines, imageglobals, orientations
-from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
@@ -304,17 +304,20 @@ def check_spacing(affine: np.ndarray, shape: tuple[int, ...]) -> None:
 def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarray, int]:
     """X×Y×Z float32 in the file's order, NaN where they are not finite, and how many of them are
     infinite. Read in chunks, so that memory is bounded whatever their type."""
-    shape = header.get_data_shape()[:3]
-    values = np.empty(np.prod(shape), np.float32)
-    in_file = ArrayProxy(file, header, mmap=False).reshape(values.shape)
-    infinite = 0
+    shape, kind = header.get_data_shape()[:3], header.get_data_dtype()
+    slope_and_inter = header.get_slope_inter()
+    values, infinite = np.empty(np.prod(shape), np.float32), 0
+    file.seek(header.get_data_offset())
     for start in range(0, values.size, CHUNK):
+        part = values[start:start + CHUNK]
+        stored = file.read(part.size * kind.itemsize)
+        if len(stored) < part.size * kind.itemsize:
+            raise ValueError('shorter than its header says')
         with np.errstate(over='ignore', invalid='ignore'):
-            chunk = in_file[start:start + CHUNK].astype(np.float32)
-        are_infinite = np.isinf(chunk)
+            part[:] = apply_read_scaling(np.frombuffer(stored, kind), *slope_and_inter)
+        are_infinite = np.isinf(part)
         infinite += int(are_infinite.sum())
-        chunk[are_infinite] = np.nan
-        values[start:start + CHUNK] = chunk
+        part[are_infinite] = np.nan
     while file.read(CHUNK):  # to the end, where gzip compares the checksum
         pass
     return values.reshape(shape, order='F'), infinite
