@@ -181,6 +181,7 @@ def predict_volume(predictor: Predictor, volume: nifti.Volume) -> tuple[np.ndarr
     orientation. Slices with hardly any head hold no lesion."""
     segmentation = np.zeros(volume.values.shape, np.uint8)
     probability = np.zeros(volume.values.shape, np.float32)
+    volume.warn()
     slices = [z for z in volume.slices if volume.head_share(z) >= nifti.LEAST_HEAD]
     if not slices:
         tqdm.write(f'{volume.path}: no slice holds enough head, so none was segmented')
@@ -312,6 +313,11 @@ def reason_to_skip(path: Path, modality: str) -> str:
     return '' if kind == modality else f'of another --modality than {modality}'
 
 
+def in_digits(value: float) -> str:
+    """A size with four decimals, or where it is small (voxels of microns) five digits."""
+    return f'{value:.4f}' if value >= 0.1 else f'{value:.5g}'
+
+
 class PredictionWriter:
     """Writes masks to --output, each whole or not at all, and predictions.csv, the lesion areas: a
     row for each image; of a volume one for each slice that holds a lesion, and one of the whole."""
@@ -346,10 +352,10 @@ class PredictionWriter:
         self._write_masks(volume.path, segmentation, probability, volume.write)
         for z in np.flatnonzero(segmentation.any((0, 1))):
             plane = segmentation[..., z]
-            mm2 = int(plane.sum()) * (volume.spacing[0] * volume.spacing[1])
-            self._write_row(name, plane, slice=int(z), lesion_mm2=f'{mm2:.2f}')
-        ml = int(segmentation.sum()) * np.prod(volume.spacing) / 1000
-        self._write_row(name, segmentation, lesion_ml=f'{ml:.4f}')
+            mm2 = int(plane.sum()) * volume.pixel_mm2
+            self._write_row(name, plane, slice=int(z), lesion_mm2=in_digits(mm2))
+        ml = int(segmentation.sum()) * volume.voxel_ml
+        self._write_row(name, segmentation, lesion_ml=in_digits(ml))
 
     def _write_masks(self, path: Path, segmentation: np.ndarray, probability: np.ndarray,
                      write: Callable[[np.ndarray, Path], None]) -> None:

@@ -43,7 +43,7 @@ def from_brats(writer: DatasetWriter, sources: list[Path]) -> None:
     def cut(item: tuple[tuple[Scan, str], list[tuple[int, str]]]) -> list[tuple]:
         (scan, split), chosen_slices = item
         volume, lesion = read_scan(scan)
-        return [(split, domain, f'{nifti.stem(scan.volume)}_{z:03}',
+        return [(split, domain, f'{nifti.stem(nifti.named(scan.volume))}_{z:03}',
                  resize_image(Image.fromarray(volume.image(z)), size),
                  resize_label(volume.to_image(lesion[..., z]), size))
                 for z, domain in sorted(chosen_slices)]
@@ -84,9 +84,9 @@ def group_volumes(writer: DatasetWriter, sources: list[Path]) -> list[dict[str, 
         case, kind = nifti.case_and_kind(path) or (None, None)
         if not case:
             continue
-        folders.setdefault(path.parent, {}).setdefault(kind, {}).setdefault(case, path)
+        folders.setdefault(nifti.case_folder(path), {}).setdefault(kind, {}).setdefault(case, path)
         if kind == modality:
-            first = first_of_name.setdefault(nifti.stem(path), path)
+            first = first_of_name.setdefault(nifti.stem(nifti.named(path)), path)
             if first is not path:
                 writer.problems.add(path, f'named as {first} is; remove one')
     if not first_of_name:
@@ -101,14 +101,10 @@ def group_volumes(writer: DatasetWriter, sources: list[Path]) -> list[dict[str, 
 def read_scan(scan: Scan) -> tuple[nifti.Volume, np.ndarray]:
     """The volume and its lesion, bool X×Y×Z; raises UserError where they do not fit."""
     volume, label = nifti.read(scan.volume), nifti.read(scan.label)
-    if volume.source.shape != label.source.shape:
-        voxels, others = ('×'.join(map(str, one.source.shape)) for one in (label, volume))
-        raise UserError(f'{scan.label}: {voxels} voxels, but {scan.volume.name} has {others}')
-    distance = np.abs(volume.source.affine - label.source.affine).max()
-    if not distance < 0.1 * min(volume.spacing):
-        raise UserError(f'{scan.label}: lies elsewhere in space than {scan.volume.name} (their '
-                        f'affines differ by up to {distance:.3g} mm)')
-    return volume, label.values > 0.5
+    lesion = nifti.in_axes_of(volume, label) > 0.5
+    if label.infinite:
+        raise UserError(f'{scan.label}: {label.infinite} infinite values, but a label has classes')
+    return volume, lesion
 
 
 def find_slices(writer: DatasetWriter, scans: list[Scan]) -> dict[Scan, Slices]:
@@ -128,6 +124,7 @@ def usable_slices(scan: Scan, config: Config) -> Slices:
     """The slices of a scan in --z_range that show enough head; raises UserError where it cannot be
     read. A slice with a lesion below --lesion_px is neither disease nor normal."""
     volume, lesion = read_scan(scan)
+    volume.warn()
     disease, normal, largest = [], [], 0
     for z in slice_range(config.z_range, len(volume.slices)):
         if volume.head_share(z) < MIN_HEAD_SHARE:

@@ -2,23 +2,42 @@
 
 An image is an axial slice in the usual view (anterior on top, the patient's right on the left),
 cut to a square around the head and scaled to 8 bits by percentiles of the whole volume."""
+import gzip
+import itertools
+import logging
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
-from nibabel import orientations
+from nibabel import affines, imageglobals, orientations
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+from PIL import Image
+from scipy import ndimage
+from tqdm import tqdm
 
 from utils import UserError, find_files
 
+imageglobals.logger.setLevel(logging.CRITICAL)  # it prints what it repairs, without the file's name
+
 SUFFIXES = ('.nii', '.nii.gz')
 PERCENTILES = (0.5, 99.5)  # ours: of the head's voxels; they become black and white
-BACKGROUND = 0.05  # ours: up to this share of the 99.5th percentile a voxel is background
+BACKGROUND = 0.05  # ours: a voxel is background up to this share of the way from low to high values
+FLAT = 0.1  # ours: share of voxels that are NaN, or of one value, from which these are all the air
+MOSTLY_HEAD = 0.9  # ours: share of voxels that are head, above which something is wrong
+STRAY = 0.01  # ours: what is smaller than this share of the head, seen from above, is no part of it
 MARGIN = 0.04  # ours: of the head's longer side, left free around it
 LEAST_HEAD = 0.05  # ours: share of head in a slice's image; with less it is not segmented
-MAX_VOXELS = 2 ** 30  # 4 GB as float32
+CORNER_TOLERANCE = 0.25  # ours: voxels by which corners of an image and its label may differ
+MILLIMETERS = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the header's code of its unit; unknown is mm
+SPACINGS = (1e-7, 1e5)  # mm; beyond them areas and volumes are nonsense
+MAX_VOXELS = 2 ** 28  # predict needs 11 bytes of memory a voxel, 3 GB
+CHUNK = 2 ** 20  # voxels that are read at a time
 MODALITIES = {'flair': ('flair', 't2f'), 't1': ('t1', 't1n'), 't1ce': ('t1ce', 't1c', 't1gd'),
               't2': ('t2', 't2w')}  # words in file names of BraTS: up to 2021, and since
 FILE_NAME = re.compile(
@@ -35,9 +54,21 @@ def stem(path: Path) -> str:
     return path.name[:-len('.nii.gz')] if path.name.lower().endswith('.nii.gz') else path.stem
 
 
+def named(path: Path) -> Path:
+    """The file, or the folder `X.nii/` that holds it (as copies of BraTS have it), where only the
+    folder's name is that of a volume of BraTS."""
+    inside = is_volume(path.parent) and not FILE_NAME.fullmatch(stem(path))
+    return path.parent if inside else path
+
+
+def case_folder(path: Path) -> Path:
+    """The folder that a volume shares with the others of its case: not one like `X.nii/`."""
+    return path.parent.parent if is_volume(path.parent) else path.parent
+
+
 def case_and_kind(path: Path) -> tuple[str, str] | None:
     """Case and kind, a modality or 'seg', of a file that is named as in BraTS; else None."""
-    if not (match := FILE_NAME.fullmatch(stem(path))):
+    if not (match := FILE_NAME.fullmatch(stem(named(path)))):
         return None
     word = match['kind'].lower()
     return match['case'], next((kind for kind, words in MODALITIES.items() if word in words), 'seg')
@@ -53,33 +84,74 @@ class Volume:
     """A volume in canonical orientation: its axes point to the right, to the front, upwards."""
 
     path: Path
-    source: nibabel.Nifti1Image  # as in the file
-    values: np.ndarray  # X×Y×Z float32
-    spacing: tuple[float, float, float]  # mm, of the canonical axes
+    header: nibabel.Nifti1Header  # as in the file, but without transforms that are none
+    values: np.ndarray  # X×Y×Z float32, NaN where the file has no finite value
+    affine: np.ndarray  # 4×4: voxels to mm
+    infinite: int  # voxels of the file
 
     @property
     def slices(self) -> range:
         """Numbers of the axial slices, 0 at the bottom."""
         return range(self.values.shape[2])
 
-    @cached_property
-    def levels(self) -> tuple[float, float, float]:
-        """Up to the first value a voxel is background; second and third become black and white."""
-        lowest = float(self.values.min())
-        highest = float(np.percentile(self.values, PERCENTILES[1]))
-        if highest <= lowest:  # a head smaller than half a percent of the volume, or a constant
-            highest = float(self.values.max())
-        background = lowest + BACKGROUND * (highest - lowest)
-        head = self.values[self.values > background]
-        if not head.size:
-            return background, lowest, lowest + 1
-        black, white = np.percentile(head, PERCENTILES)
-        return background, float(black), float(max(white, np.nextafter(black, np.inf)))
+    @property
+    def spacing(self) -> np.ndarray:
+        """mm from voxel to voxel along X, Y and Z."""
+        return affines.voxel_sizes(self.affine)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of a pixel of an axial slice."""
+        return float(np.linalg.norm(np.cross(self.affine[:3, 0], self.affine[:3, 1])))
+
+    def warn(self) -> None:
+        """Print to stderr what may be wrong with the volume, or with what is made of it."""
+        texts = []
+        if self.infinite:
+            texts.append(f'{self.infinite} infinite values, taken for air')
+        if not (self.header['sform_code'] or self.header['qform_code']):
+            texts.append('the header has no orientation; taken for axial slices, feet first')
+        if (share := self.head.mean()) > MOSTLY_HEAD:
+            texts.append(f'{100 * share:.0f} % of the voxels are taken for head, hardly any for '
+                         'air; brightness and crop may be wrong')
+        for text in texts:
+            tqdm.write(f'{self.path}: {text}', file=sys.stderr)
 
     @cached_property
+    @np.errstate(over='ignore', invalid='ignore')
     def head(self) -> np.ndarray:
-        """X×Y×Z bool: what is not background."""
-        return self.values > self.levels[0]
+        """X×Y×Z bool: what is not air. Air is dark; or, in values that were normalized inside the
+        head, one value among the others or NaN."""
+        values = self.values
+        known = values[~np.isnan(values)]
+        if not known.size:
+            return np.zeros(values.shape, bool)
+        nan_share = 1 - known.size / values.size
+        low, high = map(float, np.percentile(known, PERCENTILES, overwrite_input=True))
+        if high <= low:  # a head smaller than half a percent of the volume, or a constant
+            high = float(known.max())
+        del known
+        background = low + BACKGROUND * (high - low)
+        at_border = np.concatenate([np.take(values, [0, -1], axis).ravel() for axis in range(3)])
+        candidates, counts = np.unique(at_border[~np.isnan(at_border)], return_counts=True)
+        air = candidates[counts.argmax()] if counts.size else np.nan
+        if np.count_nonzero(values == air) >= FLAT * values.size:
+            return (values > low) & (values != air) if air > background else values > background
+        return values >= low if nan_share >= FLAT else values > background
+
+    @cached_property
+    @np.errstate(over='ignore', invalid='ignore')
+    def window(self) -> tuple[float, float]:
+        """The values that become black and white."""
+        if not self.head.any():
+            return 0.0, 1.0
+        black, white = np.percentile(self.values[self.head], PERCENTILES, overwrite_input=True)
+        return float(black), float(max(white, np.nextafter(black, np.inf)))
 
     def head_share(self, z: int) -> float:
         """Share of a slice's image that is head, 0 to 1."""
@@ -88,11 +160,13 @@ class Volume:
     @cached_property
     def box(self) -> tuple[slice, slice]:
         """The square around the head, in voxels of X and Y; it may reach beyond the volume."""
-        footprint = self.head.any(2)
-        if not footprint.any():
+        parts, _ = ndimage.label(self.head.any(2))
+        areas = np.bincount(parts.ravel())[1:]
+        footprint = np.isin(parts, 1 + np.flatnonzero(areas >= STRAY * areas.max(initial=0)))
+        if not areas.size:
             footprint = np.ones_like(footprint)
         ranges = [np.flatnonzero(footprint.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]
-        spacing = self.spacing[:2]
+        spacing = self.spacing[:2].tolist()
         side = max((high - low) * mm for (low, high), mm in zip(ranges, spacing, strict=True))
         box = []
         for (low, high), mm in zip(ranges, spacing, strict=True):
@@ -109,9 +183,10 @@ class Volume:
         return (tuple(slice(low, high) for _, low, high in parts),
                 tuple(slice(low - start, high - start) for start, low, high in parts))
 
+    @np.errstate(over='ignore', invalid='ignore')
     def image(self, z: int) -> np.ndarray:
         """A slice as an image, H×W uint8 of the box, a pixel a voxel; black beyond the volume."""
-        _, black, white = self.levels
+        black, white = self.window
         scaled = np.clip((self.values[..., z] - black) / (white - black), 0, 1)
         scaled[~self.head[..., z]] = 0
         return self.to_image(np.rint(scaled * 255).astype(np.uint8))
@@ -131,36 +206,136 @@ class Volume:
         return plane
 
     def write(self, values: np.ndarray, path: Path) -> None:
-        """Write canonical values, X×Y×Z of any type, with the source's axes, affine and header."""
-        file_axes = orientations.io_orientation(self.source.affine)
+        """Write canonical values, X×Y×Z of any type, with the file's axes, affine and header."""
+        header = self.header.copy()
+        file_axes = orientations.io_orientation(header.get_best_affine())
         to_file = orientations.ornt_transform(orientations.axcodes2ornt('RAS'), file_axes)
-        oriented = orientations.apply_orientation(values, to_file).reshape(self.source.shape)
-        header = self.source.header.copy()
+        oriented = orientations.apply_orientation(values, to_file).reshape(header.get_data_shape())
         header.set_data_dtype(values.dtype)
         header.set_slope_inter(1, 0)
         header['cal_min'], header['cal_max'] = 0, 1
-        nibabel.Nifti1Image(np.ascontiguousarray(oriented), None, header).to_filename(path)
+        kind = next(kind for kind in KINDS if kind.header_class is type(header))
+        kind(oriented, None, header).to_filename(path)
+
+
+KINDS = (nibabel.Nifti1Image, nibabel.Nifti2Image)
 
 
 def read(path: Path) -> Volume:
-    """A NIfTI file of three dimensions, values that are not finite as 0; raises UserError."""
+    """A NIfTI file (1 or 2, gzipped or not, whatever its name says) of three dimensions; raises
+    UserError."""
     try:
-        source = nibabel.Nifti1Image.from_filename(path)
-        shape = tuple(source.shape)
-        if len([length for length in shape[3:] if length != 1]) or len(shape) < 3:
-            raise ValueError(f'{len(shape)} dimensions, {"×".join(map(str, shape))}, but a volume '
-                             'has three; save one volume of it on its own')
-        if np.prod(shape, dtype=float) > MAX_VOXELS or not np.prod(shape, dtype=float):
-            raise ValueError(f'{"×".join(map(str, shape))} voxels')
-        if source.get_data_dtype().fields:
-            raise ValueError('voxels of color')
-        canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(
-            np.asanyarray(source.dataobj).reshape(shape[:3]), source.affine, source.header))
-        values = np.nan_to_num(np.asarray(canonical.dataobj, np.float32), posinf=0, neginf=0)
-        spacing = tuple(float(mm) for mm in canonical.header.get_zooms()[:3])
-        if not all(np.isfinite(mm) and mm > 0 for mm in spacing):
-            raise ValueError(f'a spacing of {spacing} mm')
+        with open(path, 'rb') as file:
+            gzipped = file.read(2) == b'\x1f\x8b'
+        with gzip.open(path) if gzipped else open(path, 'rb') as file:
+            header = read_header(file)
+            shape = header.get_data_shape()[:3]
+            affine = affine_of(header)
+            check_spacing(affine, shape)
+            values, infinite = read_values(file, header)
+        axes = orientations.io_orientation(affine)
+        return Volume(path, header, orientations.apply_orientation(values, axes),
+                      affine @ orientations.inv_ornt_aff(axes, shape), infinite)
     except Exception as error:  # nibabel, gzip and numpy raise many kinds for broken files
-        raise UserError(f'{path}: cannot be read as a NIfTI volume '
-                        f'({error or type(error).__name__}); repair or remove it') from error
-    return Volume(path, source, values, spacing)
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise UserError(f'{path}: cannot be read as a NIfTI volume ({reason}); repair or remove '
+                        'it') from error
+
+
+def read_header(file: BinaryIO) -> nibabel.Nifti1Header:
+    """The header of a volume that can be read; raises ValueError for others."""
+    start = file.read(nibabel.Nifti2Header.sizeof_hdr)
+    file.seek(0)
+    kinds = [kind.header_class for kind in KINDS if kind.header_class.may_contain_header(start)]
+    if not kinds:
+        raise ValueError('no NIfTI header')
+    header = kinds[0].from_fileobj(file)
+    if header['magic'] != header.single_magic:
+        raise ValueError('its voxels are in an .img file; save both as one .nii file')
+    header['vox_offset'] = header['vox_offset'] or header.single_vox_offset
+    shape, kind = header.get_data_shape(), header.get_data_dtype()
+    text = '×'.join(map(str, shape))
+    if len(shape) < 3 or any(length != 1 for length in shape[3:]):
+        raise ValueError(f'{len(shape)} dimensions, {text}, but a volume has three; save one '
+                         'volume of it on its own')
+    if min(shape) < 1 or np.prod(shape, dtype=float) > MAX_VOXELS:
+        raise ValueError(f'{text} voxels; at most {MAX_VOXELS} in all')
+    if kind.fields or kind.kind == 'c':
+        raise ValueError('voxels of color' if kind.fields else 'complex numbers; save magnitudes')
+    return header
+
+
+def affine_of(header: nibabel.Nifti1Header) -> np.ndarray:
+    """4×4 from voxels to mm: of the sform, else the qform, else the spacing alone. Codes of
+    transforms that are none become 0, so that whoever reads a mask takes the same one."""
+    for name in ('sform', 'qform'):
+        try:
+            affine = getattr(header, f'get_{name}')()
+        except (ValueError, HeaderDataError):  # a quaternion that is none
+            affine = np.zeros((4, 4))
+        if header[f'{name}_code'] and is_affine(affine):
+            break
+        header[f'{name}_code'] = 0
+    unit = MILLIMETERS.get(int(header['xyzt_units']) & 7, 1.0)
+    return np.diag([unit, unit, unit, 1]) @ header.get_best_affine()
+
+
+def is_affine(affine: np.ndarray) -> bool:
+    """Whether all is finite, and the three axes span space."""
+    if not np.isfinite(affine).all():
+        return False
+    lengths = affines.voxel_sizes(affine)
+    return bool(lengths.all()) and np.linalg.det(affine[:3, :3] / lengths) ** 2 > 1e-6
+
+
+def check_spacing(affine: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises ValueError where a slice's image would be absurdly large, or have no area."""
+    spacing = affines.voxel_sizes(affine)
+    text = '×'.join(f'{mm:.4g}' for mm in spacing)
+    if not all(SPACINGS[0] < mm < SPACINGS[1] for mm in spacing):
+        raise ValueError(f'a spacing of {text} mm')
+    axes = orientations.io_orientation(affine)[:, 0]
+    in_plane = [(spacing[axis], shape[axis]) for axis in range(3) if axes[axis] != 2]
+    side = max(mm * length for mm, length in in_plane) * (1 + 2 * MARGIN)
+    if np.prod([side / mm for mm, _ in in_plane]) > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f'a spacing of {text} mm, whose slices as square images are too large')
+
+
+def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarray, int]:
+    """X×Y×Z float32 in the file's order, NaN where they are not finite, and how many of them are
+    infinite. Read in chunks, so that memory is bounded whatever their type."""
+    shape, kind = header.get_data_shape()[:3], header.get_data_dtype()
+    slope_and_inter = header.get_slope_inter()
+    values, infinite = np.empty(np.prod(shape), np.float32), 0
+    file.seek(header.get_data_offset())
+    for start in range(0, values.size, CHUNK):
+        part = values[start:start + CHUNK]
+        stored = file.read(part.size * kind.itemsize)
+        if len(stored) < part.size * kind.itemsize:
+            raise ValueError('shorter than its header says')
+        with np.errstate(over='ignore', invalid='ignore'):
+            part[:] = apply_read_scaling(np.frombuffer(stored, kind), *slope_and_inter)
+        are_infinite = np.isinf(part)
+        infinite += int(are_infinite.sum())
+        part[are_infinite] = np.nan
+    while file.read(CHUNK):  # to the end, where gzip compares the checksum
+        pass
+    return values.reshape(shape, order='F'), infinite
+
+
+def in_axes_of(volume: Volume, label: Volume) -> np.ndarray:
+    """A label's values on the voxels of its volume, X×Y×Z; raises UserError where their grids are
+    not the same, whatever order and direction of axes their files have."""
+    to_volume = np.linalg.inv(volume.affine) @ label.affine
+    axes = orientations.io_orientation(to_volume)
+    values = orientations.apply_orientation(label.values, axes)
+    if values.shape != volume.values.shape:
+        voxels, others = ('×'.join(map(str, one.shape)) for one in (values, volume.values))
+        raise UserError(f'{label.path}: {voxels} voxels, but {volume.path.name} has {others}')
+    to_volume = to_volume @ orientations.inv_ornt_aff(axes, label.values.shape)
+    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in values.shape))))
+    distance = np.abs(affines.apply_affine(to_volume, corners) - corners).max()
+    if not distance < CORNER_TOLERANCE:
+        raise UserError(f'{label.path}: lies elsewhere in space than {volume.path.name} (corners '
+                        f'are up to {distance:.3g} voxels apart); resample it to that volume')
+    return values
