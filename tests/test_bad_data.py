@@ -1,6 +1,7 @@
 """Data sets with files that cannot be used: training says which, test goes on with the rest."""
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,17 @@ def same_stem(path: Path) -> None:
     draw_images(path.parent, [path.name, path.with_suffix('.bmp').name])
 
 
+def bmp_header(side: int) -> bytes:
+    """The beginning of a BMP of side×side px, 24 bits each."""
+    return b'BM' + struct.pack('<IIIIiiHHIIiiII', 54, 0, 54, 40, side, side, 1, 24, *[0] * 6)
+
+
 # files that cannot be used: how each comes about, and what is said of it
 BAD = {
     'cut off': (cut, 'truncated'),
-    # headers of PGM, whatever the file's ending: 400 million pixels, and as many as Pillow warns of
-    'bomb': (lambda path: path.write_text('P5 20000 20000 255\n'), 'pixels'),
-    'above the warning': (lambda path: path.write_text('P5 10000 10000 255\n'), 'pixels'),
+    # 400 million pixels, and as many as Pillow warns of
+    'bomb': (lambda path: path.write_bytes(bmp_header(20000)), 'pixels'),
+    'above the warning': (lambda path: path.write_bytes(bmp_header(10000)), 'pixels'),
     'text': (lambda path: path.write_text('not an image'), 'cannot identify'),
     'zero bytes': (lambda path: path.touch(), 'cannot identify'),
     'dangling link': (lambda path: path.symlink_to('nowhere.png'), 'No such file'),

@@ -68,7 +68,8 @@ def test_what_a_folder_lists(tmp_path):
     with pytest.raises(UserError, match='named a;'):
         dataset.list_images(tmp_path)
     draw_images(tmp_path / 'folder.png', ['c.webp'])  # with those of its subfolders:
-    assert [str(path.relative_to(tmp_path)) for path in dataset.find_images(tmp_path)] == [
+    assert [str(path.relative_to(tmp_path)) 
+            for path in dataset.find_images(tmp_path, dataset.Problems())[0]] == [
         'a.jpg', 'a.png', 'b.PNG', 'folder.png/c.webp']
 
 
