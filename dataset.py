@@ -64,7 +64,7 @@ class Problems:
         """The paths without links that lead nowhere, of which one line tells."""
         broken = [path for path in paths if os.path.islink(path) and not os.path.exists(path)]
         if broken:
-            others = f', and so are {len(broken) - 1} more' if len(broken) > 1 else ''
+            others = f', like {len(broken) - 1} more' if len(broken) > 1 else ''
             self.add(broken[0], f'{BROKEN_LINK}{others}; fetch what it names')
         return sorted(set(paths) - set(broken))
 
