@@ -16,6 +16,7 @@ from utils import UserError
 # Pillow warns at 90 million pixels and refuses at twice that; here its limit holds at once
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')  # of metadata
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised
 PngImagePlugin.MAX_TEXT_CHUNK = 2 ** 24  # bytes; color profiles of printers have a few million
 
 IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.tif', '.tiff', '.webp', '.gif'}

@@ -168,7 +168,7 @@ def test_masks_thumbnails_and_dicom_beside_images(program, folders, flags):
     assert ('left out: 2 in folders of thumbnails or deleted files, 2 named as masks are, 1 DICOM '
             '(convert to PNG or NIfTI) (listed in prepare.json)') in program.done(*flags)
     assert len(stems(program.data / 'trainA')) + 2 == 8
-    for path in folders[1].rglob('*.tif'):
+    for path in folders[1].glob('*.tif'):
         path.unlink()
     assert_one_line_error(program.run(*flags, '--overwrite', True), 'well', 'holds no images',
                           '1 DICOM')
