@@ -213,7 +213,7 @@ def is_fine(code: int | None, stderr: str) -> bool:
 def wrong_sizes(source: Path, masks: Path) -> list[str]:
     """Masks of another size than their image has as people see it."""
     wrong = []
-    for mask in masks.rglob('*.png'):
+    for mask in filter(Path.is_file, masks.rglob('*.png')):
         seen = []
         for path in (source / mask.parent.relative_to(masks)).iterdir():
             if path.stem == mask.stem and path.is_file():
@@ -227,35 +227,46 @@ def wrong_sizes(source: Path, masks: Path) -> list[str]:
     return wrong
 
 
-def run(count: int, seed: int = 0, report: Callable[[str], object] = print) -> list[str]:
-    """Draw and use that many trees; what failed, one line each."""
+def train(root: Path) -> Path:
+    """The checkpoint of a tiny network."""
+    draw_data_set(root / 'data')
+    outcome([str(word) for word in (
+        '--phase', 'train', '--dataset', 'Tiny', '--data_root', root / 'data', '--result_dir',
+        root / 'trained', *TINY_FLAGS, *STAGE_1, '--batch_size', 1, '--iteration', 1)])
+    return root / 'trained' / 'Tiny' / 'model1' / 'best.pt'
+
+
+def use(rng: random.Random, case: Path, checkpoint: Path, codes: Counter) -> list[str]:
+    """Draw a tree in a folder, run the commands on it and count their exit codes; what failed."""
+    failures = []
+    draw_tree(rng, case / 'user')
+    before = state(case / 'user')
+    for line in commands(rng, case, checkpoint):
+        code, stderr = outcome(line)
+        codes[line[1], code] += 1
+        if not is_fine(code, stderr):
+            failures.append(f'exit code {code}: main.py {" ".join(line)}\n{stderr[-1500:]}')
+    failures += wrong_sizes(Path(line[line.index('--input') + 1]), case / 'masks')
+    after = state(case / 'user')
+    return failures + [f'{path} was changed' for path in before.keys() | after.keys()
+                       if before.get(path) != after.get(path)]
+
+
+def run(count: int, seed: int = 0, report: Callable[[str], object] = print,
+        checkpoint: Path | None = None) -> list[str]:
+    """Draw and use that many trees; what failed. Without a `checkpoint` a network is trained."""
     failures, codes = [], Counter()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        draw_data_set(root / 'data')
-        outcome([str(word) for word in (
-            '--phase', 'train', '--dataset', 'Tiny', '--data_root', root / 'data', '--result_dir',
-            root / 'trained', *TINY_FLAGS, *STAGE_1, '--batch_size', 1, '--iteration', 1)])
-        checkpoint = root / 'trained' / 'Tiny' / 'model1' / 'best.pt'
+        checkpoint = checkpoint or train(Path(folder))
         for number in range(count):
-            rng, case = random.Random(f'{seed} {number}'), root / str(number)
-            draw_tree(rng, case / 'user')
-            before = state(case / 'user')
-            for line in commands(rng, case, checkpoint):
-                code, stderr = outcome(line)
-                codes[line[1], code] += 1
-                if not is_fine(code, stderr):
-                    failures.append(f'{number}: exit code {code}: main.py {" ".join(line)}\n'
-                                    f'{stderr[-1500:]}')
-            source = Path(line[line.index('--input') + 1])
-            failures += [f'{number}: {wrong}' for wrong in wrong_sizes(source, case / 'masks')]
-            after = state(case / 'user')
-            failures += [f'{number}: {path} was changed' for path in before.keys() | after.keys()
-                         if before.get(path) != after.get(path)]
+            case = Path(folder, str(number))
+            failed = use(random.Random(f'{seed} {number}'), case, checkpoint, codes)
+            for failure in failed:
+                report(f'{number}: {failure}')
+            failures += failed
             shutil.rmtree(case)
             if number % 50 == 49:
                 report(f'{number + 1} done, {len(failures)} failures')
-    report('\n'.join(failures))
     report(f'{count} trees, {len(failures)} failures; phase and exit code: '
            + ', '.join(f'{phase} {code}: {times}' for (phase, code), times in sorted(
                codes.items(), key=str)))

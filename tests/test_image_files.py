@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import fuzz_images
 import image_files
 from helpers import draw_images
 from image_files import read_image, read_label
@@ -221,3 +222,8 @@ def test_what_lies_beside_images(tmp_path):
         '8 named as masks are, as x_mask.png, 3 in folders of thumbnails or deleted files, as '
         'T.jpg, 1 labels, as z_segmentation.png, 1 DICOM (convert to PNG or NIfTI), as s.dcm')
     assert set(image_files.no_images(tmp_path, paths, are_masks=True)) == set(paths[-4:])
+
+
+def test_random_trees(stage_1_run):
+    checkpoint = stage_1_run.results / 'model1' / 'best.pt'
+    assert fuzz_images.run(5, seed=2, checkpoint=checkpoint) == []
