@@ -1,14 +1,12 @@
 """Folders of images to samples: layouts, reading, checking, unpaired batches."""
-import math
+import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -16,15 +14,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import Config
+from image_files import (
+    DICOM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    counted,
+    no_images,
+    read_image,
+    read_label,
+)
 from runtime import distributed
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, find_files, rescale_to_unit
+from utils import UserError, find_files, is_file_or_broken_link
 
-# Pillow warns at 90 million pixels and refuses at twice that; here its limit holds at once
-warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
-
-IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif'}
 LABEL_ENDING = '_segmentation'
+BROKEN_LINK = 'a link that leads nowhere'
 LAYOUT = ('expected layout: trainA/ (disease) and trainB/ (normal) to train, testA/ to test; '
           'optional testB/, val/images/, and labels <image stem>_segmentation.png in test/labels/ '
           'and val/labels/ (testA/images/ with testA/labels/ is read too)')
@@ -39,10 +42,12 @@ class Case:
 
 
 class Problems:
-    """Files of a data set that cannot be used, and why."""
+    """Files of a data set that cannot be used, and why; `left_out` are sound ones that are no
+    images (see image_files.no_images)."""
 
     def __init__(self) -> None:
         self.reasons: dict[Path, str] = {}
+        self.left_out: dict[Path, str] = {}
 
     def add(self, path: Path, reason: str) -> None:
         self.reasons.setdefault(path, reason)
@@ -55,6 +60,14 @@ class Problems:
             self.add(path, str(error).removeprefix(f'{path}: '))
             return None
 
+    def without_broken_links(self, paths: list[Path]) -> list[Path]:
+        """The paths without links that lead nowhere, of which one line tells."""
+        broken = [path for path in paths if os.path.islink(path) and not os.path.exists(path)]
+        if broken:
+            others = f', like {len(broken) - 1} more' if len(broken) > 1 else ''
+            self.add(broken[0], f'{BROKEN_LINK}{others}; fetch what it names')
+        return sorted(set(paths) - set(broken))
+
     def without(self, paths: list[Path]) -> list[Path]:
         """The paths that have no problem."""
         return [path for path in paths if path not in self.reasons]
@@ -66,6 +79,7 @@ class Problems:
 
     def settle(self, skip: bool) -> None:
         """Before training, if there are any: raises UserError naming all, or with `skip` prints."""
+        self._print_left_out()
         if not self.reasons:
             return
         count = len(self.reasons)
@@ -80,9 +94,14 @@ class Problems:
 
     def report(self) -> int:
         """After a phase that did the rest: print them to stderr; returns the exit code."""
+        self._print_left_out()
         if self.reasons:
             print(f'left out, since they cannot be used:\n{self.listing}', file=sys.stderr)
         return 1 if self.reasons else 0
+
+    def _print_left_out(self) -> None:
+        if self.left_out:
+            print(f'left out: {counted(self.left_out)}')
 
 
 def check_data_folder(folder: Path) -> None:
@@ -93,20 +112,26 @@ def check_data_folder(folder: Path) -> None:
                         f'{", ".join(names) or "no data set"}; {LAYOUT}')
 
 
-def list_images(folder: Path, problems: Problems | None = None) -> list[Path]:
-    """The images directly in `folder` (or its subfolder `images`), by name. Of several of one stem
-    the first counts; others go to `problems`, or without are an error. Raises UserError."""
+def list_images(folder: Path, problems: Problems | None = None,
+                are_masks: bool = False) -> list[Path]:
+    """The images (or `are_masks`) directly in `folder` or its subfolder `images`, by name; masks
+    and DICOM beside images are left out. Of several of one stem the first counts; others go to
+    `problems`, or without are an error. Raises UserError."""
     folder = folder / 'images' if (folder / 'images').is_dir() else folder
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder; {LAYOUT}')
+    suffixes = IMAGE_SUFFIXES | DICOM_SUFFIXES
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
-                       and not path.name.startswith('.') and not path.is_dir())
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes
+                       and not path.name.startswith('.') and is_file_or_broken_link(path))
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed: {error.strerror}') from error
+    left_out = no_images(folder, paths, are_masks)
+    paths = [path for path in paths if path not in left_out]
+    if problems:
+        problems.left_out |= left_out
     if not paths:
-        raise UserError(f'{folder}: holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}); '
-                        f'{LAYOUT}')
+        raise UserError(f'{folder}: {nothing_found(folder, left_out)}; {LAYOUT}')
     by_stem = {}
     for path in paths:
         if path.stem not in by_stem:
@@ -119,9 +144,24 @@ def list_images(folder: Path, problems: Problems | None = None) -> list[Path]:
     return list(by_stem.values())
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All images in a folder and its subfolders, sorted by path; hidden ones are skipped."""
-    return find_files(folder, IMAGE_SUFFIXES)
+def find_images(folder: Path, problems: Problems, are_masks: bool = False
+                ) -> tuple[list[Path], dict[Path, str]]:
+    """All images (or `are_masks`) in a folder and its subfolders, sorted by path, and what is left
+    out beside them, with the reason; hidden files are skipped, broken links go to `problems`."""
+    paths = problems.without_broken_links(find_files(folder, IMAGE_SUFFIXES | DICOM_SUFFIXES))
+    left_out = no_images(folder, paths, are_masks)
+    return [path for path in paths if path not in left_out], left_out
+
+
+def nothing_found(folder: Path, left_out: dict[Path, str],
+                  problems: Problems | None = None) -> str:
+    """What is said, after its name, of a folder without images but for what is left out."""
+    what = [counted(left_out)] if left_out else []
+    what += [f'{path}: {reason}' for path, reason in (problems.reasons if problems else {}).items()
+             if reason.startswith(BROKEN_LINK) and folder in path.parents]
+    advice = '; if those are images, rename them' if left_out else ''
+    return (f'holds no images ({", ".join(sorted(IMAGE_SUFFIXES))})'
+            + (f' but {", ".join(what)}{advice}' if what else ''))
 
 
 def training_images(data_folder: Path, problems: Problems | None = None) -> dict[str, list[Path]]:
@@ -139,7 +179,7 @@ def find_cases(data_folder: Path, split: str, problems: Problems | None = None) 
                          if folder.is_dir() and any(folder.iterdir())), None)
     stems = {path.stem for path in images}
     labels = {}
-    for path in list_images(label_folder, problems) if label_folder else []:
+    for path in list_images(label_folder, problems, True) if label_folder else []:
         stem, ending = path.stem[:-len(LABEL_ENDING)], path.stem[-len(LABEL_ENDING):]
         if ending.lower() != LABEL_ENDING:  # the archives write it with s and with S
             reason = f'labels are named <image stem>{LABEL_ENDING}.png; rename it'
@@ -159,45 +199,6 @@ def validation_cases(data_folder: Path, problems: Problems | None = None) -> lis
     if not (data_folder / 'val').is_dir():
         return []
     return [case for case in find_cases(data_folder, 'val', problems) if case.label]
-
-
-def read_image(path: Path, channels: int = 3) -> Image.Image:
-    """An 8-bit image with 3 (RGB) or 1 (gray) channels; raises UserError. Transparent parts lie on
-    black; more than 8 bits a channel and floating point are scaled by their own range; the first
-    of several pages is read; a rotation in a camera file is ignored: masks lie on stored pixels."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise ValueError(f'{image.width}×{image.height} pixels, above the limit of '
-                                 f'{Image.MAX_IMAGE_PIXELS}')
-            if image.mode.startswith(('I', 'F')):
-                values = np.nan_to_num(np.asarray(image, np.float32))
-                image = Image.fromarray(np.rint(rescale_to_unit(values) * 255).astype(np.uint8))
-            elif 'A' in image.getbands() or 'transparency' in image.info:
-                image = image.convert('RGBA')
-                image = Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image)
-            return image.convert('RGB' if channels == 3 else 'L')
-    except Exception as error:  # decoders of broken files raise anything
-        raise UserError(f'{path}: cannot be read as an image ({error or type(error).__name__}); '
-                        'repair or remove it') from error
-
-
-def read_label(path: Path) -> np.ndarray:
-    """A label as a bool array H×W: lesion is above one half of 255, or of the larger value where
-    there are two, as 0 and 1. Raises UserError for areas, not blurred outlines, of others."""
-    values = np.asarray(read_image(path, channels=1))
-    highest = int(values.max())
-    if highest > 127:
-        between = ((values > 0.1 * highest) & (values < 0.9 * highest)).astype(np.uint8)
-        if cv2.erode(between, np.ones((3, 3), np.uint8)).any():
-            raise UserError(f'{path}: a label has two values, 0 and another, but this one also has '
-                            'areas between; draw each kind of lesion as 255, or as 0')
-        return values > 127.5
-    count = len(np.unique(values))
-    if count > 2:
-        raise UserError(f'{path}: a label has two values, 0 and another, but this one has {count} '
-                        f'up to {highest}; draw each kind of lesion as 255, or as 0')
-    return values > highest / 2
 
 
 def check_images(paths: list[Path], problems: Problems,
@@ -220,20 +221,12 @@ def check_images(paths: list[Path], problems: Problems,
 def check_cases(cases: list[Case], problems: Problems) -> list[Case]:
     """The cases whose image can be read, without those labels that cannot be read or have another
     size than their image; what cannot be used goes to `problems`."""
-    labels = {case.label for case in cases if case.label}
     check_images([case.image for case in cases], problems)
-    check_images(sorted(labels), problems, read_label)
-    usable = []
-    for case in cases:
-        if case.image in problems.reasons:
-            continue
-        if case.label and case.label not in problems.reasons:
-            with Image.open(case.image) as image, Image.open(case.label) as label:
-                if image.size != label.size:
-                    problems.add(case.label, '{}×{} px, but '.format(*label.size)
-                                 + '{} is {}×{} px'.format(case.image.name, *image.size))
-        usable.append(replace(case, label=None) if case.label in problems.reasons else case)
-    return usable
+    image_of = {case.label: None if case.image in problems.reasons else case.image
+                for case in cases if case.label}
+    check_images(sorted(image_of), problems, lambda path: read_label(path, image_of[path]))
+    return [replace(case, label=None) if case.label in problems.reasons else case
+            for case in cases if case.image not in problems.reasons]
 
 
 def checked_val_cases(config: Config, problems: Problems) -> list[Case]:

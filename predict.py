@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import checkpoint as checkpoints
 import dataset
+import image_files
 from config import OPTIONS, Config, resolve
 from inference.model_selection import chosen_rule
 from inference.postprocess import resize_map, to_bytes, to_segmentation
@@ -284,8 +285,12 @@ def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[
         (nifti.read if nifti.is_volume(source) else dataset.read_image)(source)
         return {source: Path(source.name)}
     names, first_of, skipped = {}, {}, Counter()
-    for path in find_files(source, (*dataset.IMAGE_SUFFIXES, *nifti.SUFFIXES)):
-        if reason := reason_to_skip(path, modality):
+    paths = problems.without_broken_links(find_files(
+        source, (*image_files.IMAGE_SUFFIXES, *image_files.DICOM_SUFFIXES, *nifti.SUFFIXES)))
+    no_images = image_files.no_images(
+        source, [path for path in paths if not nifti.is_volume(path)])
+    for path in paths:
+        if reason := no_images.get(path) or reason_to_skip(path, modality):
             skipped[reason] += 1
             continue
         name = path.relative_to(source)
@@ -297,8 +302,8 @@ def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[
     if skipped:
         print('skipped: ' + ', '.join(f'{count} {reason}' for reason, count in skipped.items()))
     if not names:
-        raise UserError(f'--input {source}: holds no images '
-                        f'({", ".join(sorted(dataset.IMAGE_SUFFIXES))}) and no volumes '
+        raise UserError(f'--input {source}: '
+                        f'{dataset.nothing_found(source, no_images, problems)}; and no volumes '
                         f'({", ".join(nifti.SUFFIXES)})')
     return names
 
@@ -306,7 +311,7 @@ def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[
 def reason_to_skip(path: Path, modality: str) -> str:
     """What a file is by its name, if it is not to be predicted; else ''."""
     if not nifti.is_volume(path):
-        return 'labels' if path.stem.lower().endswith(dataset.LABEL_ENDING) else ''
+        return ''
     kind = (nifti.case_and_kind(path) or ('', modality))[1]
     if kind == 'seg':
         return 'labels'

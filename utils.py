@@ -91,11 +91,32 @@ def remove_temporary(folder: Path, names: Iterable[str] | None = None) -> None:
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
-    """Files below a folder of these endings, in any case, sorted by path; no hidden ones."""
-    endings = tuple(endings)
-    return sorted(path for path in folder.rglob('*')
-                  if path.name.lower().endswith(endings) and not path.is_dir()
-                  and not any(part.startswith('.') for part in path.relative_to(folder).parts))
+    """Files below a folder of these endings, in any case, sorted by path; no hidden ones. Links are
+    followed, but every folder is read once, by its own path rather than by a link to it, and none
+    that holds `folder`. Links that lead nowhere are among the files."""
+    endings, found = tuple(endings), []
+    folders, links, done = [folder], [], {str(parent) for parent in folder.resolve().parents}
+    while folders or links:
+        place = folders.pop() if folders else links.pop(0)
+        if (real := os.path.realpath(place)) in done:
+            continue
+        done.add(real)
+        try:
+            paths = sorted(path for path in place.iterdir() if not path.name.startswith('.'))
+        except OSError as error:
+            print(f'left out: {place}: cannot be listed: {error.strerror}', file=sys.stderr)
+            continue
+        for path in paths:
+            if os.path.isdir(path):  # False, not an error, where it may not be looked at
+                (links if path.is_symlink() else folders).append(path)
+            elif path.name.lower().endswith(endings) and is_file_or_broken_link(path):
+                found.append(path)
+    return sorted(found)
+
+
+def is_file_or_broken_link(path: Path) -> bool:
+    """Whether reading gives content or an error at once: no folder, no pipe that would wait."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def pick_device(name: str) -> torch.device:

@@ -170,7 +170,7 @@ class Experiment:
         for part in ('syn_trainA', 'syn_valA'):
             (data / part).mkdir(exist_ok=True)
             for case in dataset.validation_cases(self.data):
-                label = dataset.read_label(case.label)
+                label = dataset.read_label(case.label, case.image)
                 cv2.imwrite(str(data / part / f'{case.name}.png'), to_bytes(label))
         return root
 
@@ -196,7 +196,7 @@ class Source(NamedTuple):
 def read_cases(cases: list[dataset.Case]) -> Cases:
     return Cases([case.image for case in cases],
                  [np.asarray(dataset.read_image(case.image)) for case in cases],
-                 [dataset.read_label(case.label) for case in cases])
+                 [dataset.read_label(case.label, case.image) for case in cases])
 
 
 def open_source(experiment: Experiment, source: Training | str) -> Source:

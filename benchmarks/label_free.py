@@ -56,7 +56,7 @@ def main() -> None:
     labels = {case.image: case.label for case in dataset.validation_cases(folder)}
 
     def ja(path: Path, segmentation: np.ndarray) -> float:
-        return segmentation_metrics(segmentation, dataset.read_label(labels[path]))['JA']
+        return segmentation_metrics(segmentation, dataset.read_label(labels[path], path))['JA']
 
     all_rows = []
     for run in options.runs:

@@ -262,7 +262,8 @@ class Bench:
         """The CRF of the test images, one after the other and on all cores."""
         cases = dataset.find_cases(DATA, 'test')[:40]
         images = [np.asarray(dataset.read_image(case.image)) for case in cases]
-        masks = [dataset.read_label(case.label).astype(np.uint8) * 200 + 20 for case in cases]
+        masks = [dataset.read_label(case.label, case.image).astype(np.uint8) * 200 + 20
+                 for case in cases]
         rules = ['crf'] * len(cases)
         with worker_pool() as pool:
             return self.in_turns({

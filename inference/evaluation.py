@@ -43,7 +43,7 @@ def val_metrics(network: nn.Module, cases: list[dataset.Case], config: Config,
     by_path = {case.image: case for case in distributed.shard(cases)}
     def metrics_of(soft: SoftMask) -> list[dict[str, float]]:
         image = np.asarray(dataset.read_image(soft.path))
-        label = dataset.read_label(by_path[soft.path].label)
+        label = dataset.read_label(by_path[soft.path].label, soft.path)
         return [segmentation_metrics(to_segmentation(
             soft.mask, rule, image, config.crf_t or 1, config), label) for rule in rules]
 
@@ -63,7 +63,7 @@ def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, de
             return CaseResult(None, False)
         image = (np.asarray(dataset.read_image(case.image))
                  if rule in RULES_WITH_IMAGE or config.save_visuals else None)
-        label = dataset.read_label(case.label) if case.label else None
+        label = dataset.read_label(case.label, case.image) if case.label else None
         segmentation = to_segmentation(soft.mask, rule, image, exponent, config, pool)
         results.write_segmentation(case, segmentation, image if config.save_visuals else None,
                                    label)

@@ -38,7 +38,7 @@ def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint,
              for _, config in sources]
     def metrics_of(index: int) -> dict[tuple[int, str, float | None], dict[str, float]]:
         image = np.asarray(dataset.read_image(cases[index].image))
-        label = dataset.read_label(cases[index].label)
+        label = dataset.read_label(cases[index].label, cases[index].image)
         by_source = pool.submit(segment_by_all, [of_source[index] for of_source in masks], image,
                                 rules, sources[0][1].keep_components).result()
         metrics = {}
@@ -71,7 +71,7 @@ def score_rules(rules: Sequence[str], paths: list[Path], soft_masks: dict[str, P
     the images' stems; `quality` takes an image's file and its segmentation H×W bool."""
     def of_image(path: Path) -> list[float]:
         image = np.asarray(dataset.read_image(path))
-        mask = np.asarray(Image.open(soft_masks[path.stem]))
+        mask = np.asarray(dataset.read_image(soft_masks[path.stem], 1))
         return [quality(path, segment(mask, rule, image, 1, keep_components)) for rule in rules]
 
     rows = distributed.gather(list(prefetch(of_image, distributed.shard(paths), cpu_count())))
@@ -84,7 +84,7 @@ def score_rules_on_val(rules: Sequence[str], cases: list[dataset.Case],
     labels = {case.image: case.label for case in cases}
 
     def ja(path: Path, segmentation: np.ndarray) -> float:
-        return segmentation_metrics(segmentation, dataset.read_label(labels[path]))['JA']
+        return segmentation_metrics(segmentation, dataset.read_label(labels[path], path))['JA']
 
     return score_rules(rules, list(labels), soft_masks, ja, keep_components)
 

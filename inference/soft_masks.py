@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import checkpoint as checkpoints
 import dataset
 from config import ARCHITECTURE, MASK_NETWORK, TEST_BATCH_SIZE, Config, resolve
+from image_files import open_image, shown_size
 from inference.postprocess import clear_background, resize_map, to_bytes
 from networks import make_ready
 from reporting import visualize
@@ -76,8 +77,8 @@ def soft_masks(network: nn.Module, paths: list[Path], config: Config, device: to
     Reading, network and finishing overlap: threads read ahead, others resize and call `finish`."""
     def in_own_size(path_and_output: tuple[Path, Output]) -> Finished:
         path, (mask, heatmap, translation) = path_and_output
-        with Image.open(path) as image:
-            size = image.size
+        with open_image(path) as image:
+            size = shown_size(image)
         return finish(SoftMask(
             path, to_bytes(resize_map(mask, size)),
             None if heatmap is None else resize_map(heatmap[0], size),

@@ -76,7 +76,7 @@ def group_volumes(writer: DatasetWriter, sources: list[Path]) -> list[dict[str, 
     folders: dict[Path, dict[str, dict[str, Path]]] = {}
     first_of_name: dict[str, Path] = {}
     for source in sources:
-        volumes = nifti.find_volumes(source)
+        volumes = writer.problems.without_broken_links(nifti.find_volumes(source))
         if len(sources) > 1 and not volumes:
             raise UserError(f'--source {source}: holds no volumes ({", ".join(nifti.SUFFIXES)})')
         paths += volumes
@@ -93,8 +93,9 @@ def group_volumes(writer: DatasetWriter, sources: list[Path]) -> list[dict[str, 
         endings = ' or '.join(f'_{word}.nii.gz' for word in nifti.MODALITIES[modality])
         kinds = ', '.join(sorted(set().union(*folders.values())))
         others = f'; there are {kinds}: choose one with --modality' if kinds else ''
+        broken = f'; {writer.problems.listing.strip()}' if writer.problems.reasons else ''
         raise UserError(f'--source {" ".join(map(str, sources))}: holds no volume whose name ends '
-                        f'in {endings}{others}')
+                        f'in {endings}{others}{broken}')
     return [folders[folder] for folder in sorted(folders)]
 
 

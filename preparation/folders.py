@@ -17,8 +17,8 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
     if len(sources) > 3:
         raise UserError(f'--source: {len(sources)} folders, but folders are disease and normal '
                         'images, and a third one labels')
-    labels = labels_by_name(sources[2]) if len(sources) == 3 else {}
-    disease, normal = (images_by_name(source, sources[2:]) for source in sources[:2])
+    labels = labels_by_name(writer, sources[2]) if len(sources) == 3 else {}
+    disease, normal = (images_by_name(writer, source, sources[2:]) for source in sources[:2])
     for name in sorted(set(labels) - set(disease)):
         writer.problems.add(labels.pop(name), f'label without an image: {sources[0]} has no {name}')
     size = writer.config.size
@@ -61,6 +61,8 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
             items += [(split, 'A', case)
                       for case in dataset.find_cases(source, split, writer.problems)]
     items = [item for item in items if item[2].image not in writer.problems.reasons]
+    writer.left_out |= writer.problems.left_out
+    writer.problems.left_out = {}  # the summary tells of them
     for (split, domain, case), pair in writer.process(
             lambda item: read_resized_pair(item[2].image, item[2].label, writer.config.size),
             items, 'images'):
@@ -70,25 +72,35 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
     writer.split = Split((counts['trainA'], counts['val/images'], counts['testA']), True)
 
 
-def labels_by_name(folder: Path) -> dict[str, Path]:
+def labels_by_name(writer: DatasetWriter, folder: Path) -> dict[str, Path]:
     """Labels below a folder by their image's name, without `_segmentation`. Raises UserError."""
     ending = re.compile(rf'{dataset.LABEL_ENDING}\Z', re.I)
-    return {ending.sub('', name): path for name, path in images_by_name(folder).items()}
+    return {ending.sub('', name): path
+            for name, path in images_by_name(writer, folder, are_masks=True).items()}
 
 
-def images_by_name(folder: Path, excluded: Sequence[Path] = ()) -> dict[str, Path]:
+def images_by_name(writer: DatasetWriter, folder: Path, excluded: Sequence[Path] = (),
+                   are_masks: bool = False) -> dict[str, Path]:
     """Images below a folder, not in `excluded` ones, by name: the path below it with _ for /,
     without ending, in composed Unicode (NFC; macOS splits ä). Raises UserError."""
+    paths, left_out = dataset.find_images(folder, writer.problems, are_masks)
     images = {}
-    for path in dataset.find_images(folder):
-        if any(other.resolve() in path.resolve().parents for other in excluded):
+    for path in paths:
+        if is_in(excluded, path):
             continue
         parts = path.relative_to(folder).with_suffix('').parts
         name = unicodedata.normalize('NFC', '_'.join(parts))
         if name in images:
             raise UserError(f'{path}: would be named as {images[name]} is; rename one')
         images[name] = path
+    left_out = {path: reason for path, reason in left_out.items() if not is_in(excluded, path)}
     if not images:
-        raise UserError(f'--source {folder}: holds no images '
-                        f'({", ".join(sorted(dataset.IMAGE_SUFFIXES))})')
+        raise UserError(f'--source {folder}: '
+                        f'{dataset.nothing_found(folder, left_out, writer.problems)}')
+    writer.left_out |= left_out
     return images
+
+
+def is_in(folders: Sequence[Path], path: Path) -> bool:
+    """Whether a file lies below one of the folders."""
+    return any(folder.resolve() in path.resolve().parents for folder in folders)

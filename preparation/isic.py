@@ -55,8 +55,11 @@ def from_isic(writer: DatasetWriter, sources: list[Path]) -> None:
 def find_isic(writer: DatasetWriter, sources: list[Path]
               ) -> tuple[dict[str, Path], dict[str, Path]]:
     """Images and labels by name, ISIC_<number>; repeated names are problems. Raises UserError."""
-    images, labels = {}, {}
-    paths = [path for source in sources for path in dataset.find_images(source)]
+    images, labels, paths = {}, {}, []
+    for source in sources:
+        found, left_out = dataset.find_images(source, writer.problems, are_masks=True)
+        paths += found
+        writer.left_out |= left_out
     for path in sorted(paths, key=lambda path: path.name):
         if match := FILE_NAME.fullmatch(path.stem):
             first = (labels if match['label'] else images).setdefault(match['name'], path)

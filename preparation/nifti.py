@@ -75,8 +75,8 @@ def case_and_kind(path: Path) -> tuple[str, str] | None:
 
 
 def find_volumes(folder: Path) -> list[Path]:
-    """All volumes below a folder, sorted by path, without hidden ones."""
-    return [path for path in find_files(folder, SUFFIXES) if path.is_file()]
+    """All volumes below a folder, sorted by path, as utils.find_files lists them."""
+    return find_files(folder, SUFFIXES)
 
 
 @dataclass(frozen=True)

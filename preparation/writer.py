@@ -121,11 +121,7 @@ class DatasetWriter:
 def read_pair(image_path: Path, label_path: Path | None) -> tuple[Image.Image, np.ndarray | None]:
     """An image (RGB) and its label, bool H×W; raises UserError where they are not of one size."""
     image = dataset.read_image(image_path)
-    label = label_path and dataset.read_label(label_path)
-    if label_path and label.shape != image.size[::-1]:
-        raise UserError(f'{label_path}: {label.shape[1]}×{label.shape[0]} px, but '
-                        f'{image_path.name} is {image.width}×{image.height} px')
-    return image, label
+    return image, label_path and dataset.read_label(label_path, image_path)
 
 
 def read_resized_pair(image_path: Path, label_path: Path | None, size: tuple[int, int]

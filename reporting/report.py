@@ -101,7 +101,7 @@ def _reduce(entries: Iterable[Entry]) -> list[Entry]:
 def _webp(source: np.ndarray | Path | bytes, kind: str, side: int) -> bytes:
     """An image as WebP, reduced to at most side × side px."""
     if isinstance(source, bytes):
-        image = Image.open(BytesIO(source))
+        image = Image.open(BytesIO(source), formats=('WEBP',))
     else:
         image = read_image(source) if isinstance(source, Path) else Image.fromarray(source)
         if kind == 'label':  # in its file lesion may be 1

@@ -118,7 +118,7 @@ class ResultFolder:
         images = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
         images['image'] = case.image
         if case.label:
-            images['label'] = visualize.from_mask(read_label(case.label))
+            images['label'] = visualize.from_mask(read_label(case.label, case.image))
         return {kind: image for kind, image in images.items()
                 if not isinstance(image, Path) or image.is_file()}
 
@@ -133,7 +133,8 @@ def write_val_report(path: Path, dataset_name: str, facts: dict[str, str], cases
     the segmentation H×W bool, and `compute_metrics` compares that with the label."""
     def entries() -> Iterator[report.Entry]:
         for case, mask in zip(cases, masks, strict=True):
-            image, label = np.asarray(read_image(case.image)), read_label(case.label)
+            image = np.asarray(read_image(case.image))
+            label = read_label(case.label, case.image)
             segmentation = segment(mask, image)
             yield report.Entry(case.name, {
                 'image': image, 'mask': mask, 'segmentation': segmentation.astype(np.uint8) * 255,

@@ -13,6 +13,7 @@ from tqdm import tqdm
 import checkpoint as checkpoints
 import dataset
 from config import Config
+from image_files import open_image
 from inference.postprocess import pseudo_label, to_bytes
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks, to_array
 from reporting import visualize
@@ -93,7 +94,7 @@ class PseudoLabeler:
 
     def _published_masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
         folder = self.config.data_folder / f'syn_{split}'
-        by_stem = {path.stem: path for path in dataset.list_images(folder)}
+        by_stem = {path.stem: path for path in dataset.list_images(folder, are_masks=True)}
         if missing := [path for path in paths if path.stem not in by_stem]:
             raise UserError(f'{folder}: no mask of {missing[0].name}; add it, or remove the folder '
                             'to have the masks made')
@@ -125,7 +126,7 @@ class PseudoLabeler:
         def save(soft: SoftMask) -> None:
             mask = soft.mask
             if maps:
-                with Image.open(maps[soft.path.stem]) as localization_map:
+                with open_image(maps[soft.path.stem]) as localization_map:
                     share = self.config.localizer_share
                     mask = np.rint(share * np.asarray(localization_map, np.float32)
                                    + (1 - share) * mask).astype(np.uint8)

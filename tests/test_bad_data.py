@@ -1,4 +1,5 @@
 """Data sets with files that cannot be used: training says which, test goes on with the rest."""
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,17 @@ import pytest
 from PIL import Image
 
 import dataset
-from helpers import STAGE_1, TINY_FLAGS, draw_images, names, read_csv
+from helpers import (
+    STAGE_1,
+    TINY_FLAGS,
+    assert_one_line_error,
+    draw_images,
+    draw_labels,
+    names,
+    read_csv,
+    read_json,
+)
+from image_samples import bmp_header
 from utils import UserError
 
 RUN = ['--phase', 'train', *TINY_FLAGS, *STAGE_1, '--batch_size', 1, '--iteration', 1]
@@ -31,9 +42,9 @@ def same_stem(path: Path) -> None:
 # files that cannot be used: how each comes about, and what is said of it
 BAD = {
     'cut off': (cut, 'truncated'),
-    # headers of PGM, whatever the file's ending: 400 million pixels, and as many as Pillow warns of
-    'bomb': (lambda path: path.write_text('P5 20000 20000 255\n'), 'pixels'),
-    'above the warning': (lambda path: path.write_text('P5 10000 10000 255\n'), 'pixels'),
+    # 400 million pixels, and as many as Pillow warns of
+    'bomb': (lambda path: path.write_bytes(bmp_header(20000)), 'pixels'),
+    'above the warning': (lambda path: path.write_bytes(bmp_header(10000)), 'pixels'),
     'text': (lambda path: path.write_text('not an image'), 'cannot identify'),
     'zero bytes': (lambda path: path.touch(), 'cannot identify'),
     'dangling link': (lambda path: path.symlink_to('nowhere.png'), 'No such file'),
@@ -123,6 +134,40 @@ def test_labels_have_two_values_of_any_kind_and_perhaps_blurred_outlines(tmp_pat
     assert dataset.read_label(path).mean() == pytest.approx(0.5, abs=0.02)
     Image.open(path).save(tmp_path / 'x.jpg', quality=60)
     assert dataset.read_label(tmp_path / 'x.jpg').mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_masks_and_pipes_beside_training_images_are_left_out(places):
+    train = places.data / 'trainA'
+    draw_labels(train, ['a0'])
+    (train / 'a0_segmentation.png').rename(train / 'a1_mask.png')
+    (train / 'scan.dcm').touch()
+    os.mkfifo(train / 'pipe.png')  # reading it would wait for ever
+    draw_areas(places.data / 'testA' / 't0_lesion.png', (0, 255))
+    out = places.done(*RUN, '--iteration', 1)
+    assert out.count('left out: 1 named as masks are, as a1_mask.png, 1 DICOM') == 1
+    tested = places.done('--phase', 'test', '--stage', 1)
+    assert 'left out: 1 named as masks are, as t0_lesion.png' in tested
+    for path in list(train.glob('a*.png')):
+        draw_areas(path.rename(path.with_name(f'{path.stem}_roi.png')), (0, 255))
+    refused = places.run(*RUN)
+    assert_one_line_error(refused, 'trainA', '6 named as masks are', 'rename them')
+
+
+def test_a_turned_photo_is_tested_as_people_see_it(stage_1):
+    image = stage_1.data / 'testA' / 't0.png'
+    label = stage_1.data / 'test' / 'labels' / 't0_segmentation.png'
+    turned = Image.Exif()
+    turned[274] = 6
+    pixels = Image.open(image)
+    pixels.save(image, exif=turned)  # the label has the size that is stored
+    stage_1.done('--phase', 'test', '--stage', 1, '--postprocess', 'threshold')
+    folder = next((stage_1.results / 'test1').iterdir())
+    for kind in ('mask', 'segmentation', 'overlay'):
+        assert Image.open(folder / kind / 't0.png').size == pixels.size[::-1]
+    Image.open(label).transpose(Image.Transpose.ROTATE_270).save(label)  # that people see
+    before = read_json(folder / 'metrics.json')['mean']
+    stage_1.done('--phase', 'test', '--stage', 1, '--postprocess', 'threshold')
+    assert read_json(folder / 'metrics.json')['mean'] == before
 
 
 def test_images_of_any_shape(places):

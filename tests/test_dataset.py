@@ -68,8 +68,25 @@ def test_what_a_folder_lists(tmp_path):
     with pytest.raises(UserError, match='named a;'):
         dataset.list_images(tmp_path)
     draw_images(tmp_path / 'folder.png', ['c.webp'])  # with those of its subfolders:
-    assert [str(path.relative_to(tmp_path)) for path in dataset.find_images(tmp_path)] == [
+    assert [str(path.relative_to(tmp_path))
+            for path in dataset.find_images(tmp_path, dataset.Problems())[0]] == [
         'a.jpg', 'a.png', 'b.PNG', 'folder.png/c.webp']
+
+
+def test_links_are_followed_and_every_folder_is_read_once(tmp_path):
+    root, store = tmp_path / 'root', tmp_path / 'store'
+    draw_images(root / 'b', ['b.png'])
+    draw_images(store / 'deep', ['s.png'])
+    for name, target in (('a', root / 'b'), ('c', store), ('d', store / 'deep'), ('up', tmp_path),
+                         ('b/loop', root), ('e.png', store / 'deep' / 's.png'), ('x.png', 'x.png'),
+                         ('gone.png', 'nowhere'), ('lost.png', 'nowhere'), ('lost', 'nowhere')):
+        (root / name).symlink_to(target)
+    problems = dataset.Problems()
+    found, left_out = dataset.find_images(root, problems)
+    assert [path.relative_to(root).as_posix() for path in found] == [
+        'b/b.png', 'c/deep/s.png', 'e.png'] and not left_out
+    assert problems.listing == (f'  {root}/gone.png: a link that leads nowhere, like 2 more; fetch '
+                                'what it names')
 
 
 def test_label_without_image_or_of_another_size(data_root):

@@ -209,6 +209,24 @@ def test_a_volume(predict, tmp_path):
     assert float(slices[0]['lesion_mm2']) == pytest.approx(2 * int(slices[0]['lesion_px']))
 
 
+def test_turned_photos_links_and_masks_beside_images(predict, tmp_path):
+    source, turned = tmp_path / 'in', Image.Exif()
+    turned[274] = 6
+    draw_images(tmp_path / 'store', ['s.png'])
+    draw_images(source, ['a_mask.jfif', 'a.jfif', 'b.png'])
+    Image.open(source / 'b.png').save(source / 'b.png', exif=turned)
+    draw_images(source / 'Thumbs', ['a.png'])
+    (source / 'linked').symlink_to(tmp_path / 'store')
+    (source / 'gone.png').symlink_to('nowhere')
+    result = predict('--input', source, '--output', 'masks')
+    assert result.returncode == 1 and 'gone.png: a link that leads nowhere' in result.stderr
+    assert 'skipped: 1 in folders of thumbnails or deleted files, 1 named as masks are' in (
+        result.stdout)
+    assert list(snapshot(tmp_path / 'masks')) == ['a.png', 'b.png', 'linked/s.png',
+                                                  'predictions.csv']
+    assert Image.open(tmp_path / 'masks' / 'b.png').size == (36, 40)
+
+
 @pytest.mark.parametrize('arguments, parts', (
     ('', ['--input', 'needs it']),
     ('--input a.png', ['--output', 'needs it']),

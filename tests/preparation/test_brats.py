@@ -122,3 +122,23 @@ def test_broken_volumes_are_left_out(program, tree):
     assert len(description(program.data)['left_out']) == 4
     written = stems(program.data / 'trainA') | stems(program.data / 'testA')
     assert {stem.split('_flair')[0] for stem in written} == {'BraTS20_C', 'BraTS20_G'}
+
+
+def test_linked_patients_are_read_and_broken_links_named(program, tree, tmp_path):
+    """As people make subsets on clusters, and as clones of git-annex without their content are."""
+    subset = tmp_path / 'subset'
+    subset.mkdir()
+    for number, path in enumerate(sorted(tree.glob('?GG/*'))):
+        (subset / str(number)).symlink_to(path)
+    seg = next((tree / 'HGG' / 'C').glob('*_seg*'))
+    seg.unlink()
+    seg.symlink_to('nowhere')
+    result = program.run(*BRATS, subset, '--split', 0.5, 0, 0.5)
+    assert result.returncode == 1 and f'{seg.name}: a link that leads nowhere' in result.stderr
+    written = stems(program.data / 'trainA') | stems(program.data / 'testA')
+    assert {stem.split('_flair')[0] for stem in written} == {
+        'Brats18_A_1', 'Brats18_B_1', 'BraTS20_D'}
+    for path in tree.rglob('*flair*'):
+        path.unlink()
+        path.symlink_to('nowhere')
+    assert_one_line_error(program.run(*BRATS, subset, '--overwrite', True), 'a link that leads')

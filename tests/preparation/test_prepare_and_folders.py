@@ -195,6 +195,25 @@ def test_a_prepared_data_set_stays_as_it_is(data_root, program):
         np.testing.assert_array_equal(read_pixels(program.data / name), read_pixels(tiny / name))
 
 
+def test_masks_thumbnails_and_dicom_beside_images(program, folders, flags):
+    """As kaggle_3m has them, PH2, and a NAS."""
+    draw_labels(folders[0] / 'more', ['p0'], (64, 64))
+    draw_labels(folders[0], ['p1'], (50, 40))
+    (folders[0] / 'p1_segmentation.png').rename(folders[0] / 'p1_mask.tif')
+    (folders[0] / 'lesion').mkdir()
+    (folders[0] / 'more' / 'p0_segmentation.png').rename(folders[0] / 'lesion' / 'IMD3.png')
+    draw_images(folders[1] / '@eaDir' / 'q1.tif', ['SYNO_THUMB.jpg'])
+    (folders[1] / 'scan.dcm').touch()
+    draw_images(folders[2] / '@eaDir', ['p1.png'])
+    assert ('left out: 2 in folders of thumbnails or deleted files, 2 named as masks are, 1 DICOM '
+            '(convert to PNG or NIfTI) (listed in prepare.json)') in program.done(*flags)
+    assert len(stems(program.data / 'trainA')) + 2 == 8
+    for path in folders[1].glob('*.tif'):
+        path.unlink()
+    assert_one_line_error(program.run(*flags, '--overwrite', True), 'well', 'holds no images',
+                          '1 DICOM')
+
+
 def test_broken_images_are_left_out(program, folders, flags):
     (folders[0] / 'p5.png').write_bytes(b'no image')
     (folders[1] / 'q1.tif').write_bytes(b'')

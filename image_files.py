@@ -1,0 +1,255 @@
+"""Files of images and labels: which are read, how they become pixels, and which lesion."""
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from utils import UserError
+
+# Pillow warns at 90 million pixels and refuses at twice that; here its limit holds at once
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')  # of metadata
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised
+PngImagePlugin.MAX_TEXT_CHUNK = 2 ** 24  # bytes; color profiles of printers have a few million
+
+IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.tif', '.tiff', '.webp', '.gif'}
+FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF')  # no other decoder runs, whatever the name
+DICOM_SUFFIXES = {'.dcm', '.dicom'}
+RANGE = (0.05, 99.95)  # ours: percentiles that become black and white in images of over 8 bits
+AREA_SHARE = 0.04  # ours: of a label's shorter side, the side of an area that is no soft outline
+
+# what lies beside images
+NAMED_AS_LABEL, NAMED_AS_MASK = 'labels', 'named as masks are'
+THUMBNAIL = 'in folders of thumbnails or deleted files'
+DICOM = 'DICOM (convert to PNG or NIfTI)'
+WORDS = r'(masks?|lesions?|rois?|gts?|ground_?truth|segm?|segmentations?|labels?|annotations?)'
+MASK_STEM = re.compile(rf'(?P<image>.*)[ _-]{WORDS}([ _-]?\d+)?', re.I | re.S)
+MASK_FOLDER = re.compile(rf'(.*[ _-])?{WORDS}', re.I | re.S)
+THUMBNAIL_FOLDERS = {'@eadir', '#recycle', '@recycle', '$recycle.bin', '__macosx', 'thumbs',
+                     'thumbnails', 'lost+found'}
+MASK_VALUES = 16  # a file named as a mask that has at most so many gray values is one
+
+
+def no_images(folder: Path, paths: list[Path], are_masks: bool = False) -> dict[Path, str]:
+    """Those files below a folder that are no images to learn from or to predict, and why: DICOM,
+    thumbnails, and masks, unless all `are_masks`. A mask is named as one (x_mask, masks/x) and
+    ends in _segmentation, lies beside the image x, or has the gray values of a mask."""
+    stems = {(path.parent, path.stem.casefold()) for path in paths}
+    reasons = {}
+    for path in paths:
+        folders = path.relative_to(folder).parts[:-1]
+        named = MASK_STEM.fullmatch(path.stem)
+        if path.suffix.lower() in DICOM_SUFFIXES:
+            reasons[path] = DICOM
+        elif any(name.casefold() in THUMBNAIL_FOLDERS for name in folders):
+            reasons[path] = THUMBNAIL
+        elif are_masks:
+            continue
+        elif path.stem.lower().endswith('_segmentation'):
+            reasons[path] = NAMED_AS_LABEL
+        elif named and (path.parent, named['image'].casefold()) in stems:
+            reasons[path] = NAMED_AS_MASK
+        elif (named or any(map(MASK_FOLDER.fullmatch, folders))) and has_values_of_mask(path):
+            reasons[path] = NAMED_AS_MASK
+    return reasons
+
+
+def counted(reasons: dict[Path, str]) -> str:
+    """How many files there are for each reason, and the first of each."""
+    first = {reason: path.name for path, reason in reversed(reasons.items())}
+    counts = Counter(reasons.values()).most_common()
+    return ', '.join(f'{count} {reason}, as {first[reason]}' for reason, count in counts)
+
+
+def has_values_of_mask(path: Path) -> bool:
+    """Whether the file holds few gray values or is a label otherwise; False if it is broken."""
+    try:
+        return len(np.unique(label_values(path))) <= MASK_VALUES or read_label(path) is not None
+    except UserError:
+        return False
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """A Pillow image, not decoded yet, of a format that is promised; UserError for all errors."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise ValueError(f'{image.width}×{image.height} pixels, above the limit of '
+                                 f'{Image.MAX_IMAGE_PIXELS}')
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # decoders of broken files raise anything
+        if is_dicom(path):
+            raise UserError(f'{path}: DICOM, which is not read; convert it to PNG, or a series to '
+                            'NIfTI (as dcm2niix does)') from error
+        raise UserError(f'{path}: cannot be read as an image ({error or type(error).__name__}); '
+                        'repair it, save it as PNG, or remove it') from error
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the content is that of a DICOM file."""
+    try:
+        with open(path, 'rb') as file:
+            return file.read(132)[128:] == b'DICM'
+    except OSError:
+        return False
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image as Pillow decodes it, 1 to 8: 1 is upright, from 5 on width
+    and height are exchanged. Pillow itself turns TIFF; what is damaged counts as upright."""
+    try:  # the base class, since PNG's own method decodes all pixels
+        value = 1 if image.format == 'TIFF' else Image.Image.getexif(image).get(274, 1)
+    except Exception:  # as of decoders
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels H×W or H×W×3 as stored, turned and mirrored to what an EXIF orientation shows."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels[::-1] if orientation in (3, 4, 7, 8) else pixels)
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of what is seen."""
+    return image.size if orientation(image) < 5 else image.size[::-1]
+
+
+def deep_values(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray] | None:
+    """Color, H×W or H×W×3, and opacity, H×W in [0, 1], of an image of more than 8 bits a channel,
+    as stored; None for other images. Raises for those that cannot be read with all their bits."""
+    if image.mode.startswith(('I', 'F')):
+        values = np.asarray(image)
+        return values, np.ones(values.shape)
+    bits = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
+    is_png = image.format == 'PNG' and str(image.tile[0].args).endswith('16B')
+    if max(bits) <= 8 and not is_png or image.mode == 'CMYK':
+        return None
+    separate, premultiplied = (image.format == 'TIFF' and image.tag_v2.get(tag) in (value, (value,))
+                               for tag, value in ((284, 2), (338, 1)))
+    image.load()  # Pillow keeps 8 bits of these, but notices damage that OpenCV does not
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if separate or values is None or values.dtype != np.uint16 \
+            or values.shape[:2] != image.size[::-1] or values.shape[2:] not in ((3,), (4,)):
+        raise ValueError(f'{max(bits)} bits a channel in {image.mode}, stored in a way that is not '
+                         'read')
+    has_opacity = values.shape[2] == 4 and 'A' in image.getbands() and not premultiplied
+    return values[..., 2::-1], values[..., 3] / 65535 if has_opacity else np.ones(values.shape[:2])
+
+
+def scaled_to_bytes(values: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Numbers of any range as uint8: RANGE of those that are finite, and not of transparent parts,
+    goes from black to white; what is not finite is black or, above, white; transparent is black."""
+    seen = values[np.isfinite(values) & (opacity > 0).reshape(*opacity.shape, *[1] * (
+        values.ndim - 2))]
+    if not seen.size and values.size and opacity.any():
+        raise ValueError('not one value is finite')
+    if not seen.size:
+        return np.zeros(values.shape, np.uint8)
+    low, high = (float(np.percentile(seen, percent, method=method))
+                 for percent, method in zip(RANGE, ('lower', 'higher'), strict=True))
+    if high <= low:
+        low, high = float(seen.min()), float(seen.max())
+    values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    unit = ((values - low) / (high - low)).clip(0, 1) if high > low else np.zeros(values.shape)
+    return np.rint((unit.T * opacity.T).T * 255).astype(np.uint8)
+
+
+def on_black(image: Image.Image) -> Image.Image:
+    """The image, its transparent parts, if any, laid on black."""
+    if {'A', 'a'} & set(image.getbands()) or 'transparency' in image.info:
+        image = (image.convert('LA') if image.mode == 'La' else image).convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, 'black'), image)
+    return image
+
+
+def read_image(path: Path, channels: int = 3) -> Image.Image:
+    """An 8-bit image with 3 (RGB) or 1 (gray) channels as it is seen, without any metadata; raises
+    UserError. Transparent parts lie on black; more than 8 bits a channel and floating point are
+    scaled by their own range; of several pages the first is read; EXIF orientation is applied."""
+    with open_image(path) as image:
+        upright = orientation(image)
+        deep = deep_values(path, image)
+        image = Image.fromarray(scaled_to_bytes(*deep)) if deep else on_black(image)
+        image = image.convert('RGB' if channels == 3 else 'L')
+        if upright != 1:
+            image = Image.fromarray(turn(np.asarray(image), upright))
+        image.info = {}  # what is written from it must not hold a profile or a transparent color
+        return image
+
+
+def label_values(path: Path) -> np.ndarray:
+    """The gray values H×W of a label as stored, on what is seen, of any type; raises UserError.
+    Where the colors are all the same, the label may be in a palette's numbers or the opacity."""
+    with open_image(path) as image:
+        upright = orientation(image)
+        if deep := deep_values(path, image):
+            values, opacity = deep
+            values = values if values.ndim == 2 else values @ np.array((0.299, 0.587, 0.114))
+            values = values * opacity if opacity.min() < 1 else values
+        else:
+            values = np.asarray(on_black(image).convert('L'))
+            opacity = np.asarray(image.convert('RGBA').getchannel('A'))
+        if values.size and values.min() == values.max():
+            others = [opacity, np.asarray(image)] if image.mode == 'P' else [opacity]
+            values = next((other for other in others if other.min() < other.max()), values)
+        return turn(values, upright)
+
+
+def read_label(path: Path, image: Path | None = None) -> np.ndarray:
+    """A label as a bool array H×W: lesion is above one half of the largest value, be that 1, 255 or
+    65535; of zeros nothing is. It lies on its `image` as that is seen; a label of the size that is
+    stored is turned with it. Raises UserError for another size, for numbers up to 127 of more than
+    two kinds, and for areas, not soft outlines, between nothing and the largest value."""
+    values = label_values(path)
+    highest = float(values.max())
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise UserError(f'{path}: a label has two values, 0 and another, but this one has values '
+                        'that are negative or not finite; draw lesions as 255, the rest as 0')
+    count = len(np.unique(values))
+    if count > 2 and highest <= 127 and (values == np.rint(values)).all():
+        raise UserError(f'{path}: a label has two values, 0 and another, but this one has {count} '
+                        f'up to {highest:g}; draw each kind of lesion as 255, or as 0')
+    if count > 2 and has_areas_between(values / highest):
+        raise UserError(f'{path}: a label has two values, 0 and another, but this one also has '
+                        'areas between; draw each kind of lesion as 255, or as 0')
+    lesion = values > highest / 2
+    return lesion if image is None else fitted_label(path, lesion, image)
+
+
+def fitted_label(path: Path, lesion: np.ndarray, image_path: Path) -> np.ndarray:
+    """The lesion H×W of a label's file as it lies on the image as seen; UserError for its size."""
+    with open_image(image_path) as image:
+        shown, stored, upright = shown_size(image), image.size, orientation(image)
+    if lesion.shape == shown[::-1]:
+        return lesion
+    if lesion.shape == stored[::-1]:  # drawn by a program that does not know of the orientation
+        return turn(lesion, upright)
+    raise UserError('{}: {}×{} px, but '.format(path, *lesion.shape[::-1])
+                    + '{} is {}×{} px'.format(image_path.name, *shown))
+
+
+def has_areas_between(values: np.ndarray) -> bool:
+    """Whether a label H×W in [0, 1] has areas, in proportion to its size, of nearly one value
+    between, or is between for the most part; outlines of an enlarged label are slopes."""
+    values = values.astype(np.float32)
+    between = ((values > 0.1) & (values < 0.9)).astype(np.uint8)
+    if not cv2.erode(between, np.ones((3, 3), np.uint8)).any():
+        return False
+    side = max(3, round(AREA_SHARE * min(values.shape)))
+    window = np.ones((side, side), np.uint8)
+    flat = cv2.dilate(values, window) - cv2.erode(values, window) < 0.1
+    return between.mean() > 1 / 3 or bool((cv2.erode(between, window) & flat).any())
