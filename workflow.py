@@ -9,7 +9,7 @@ from config import ARCHITECTURE, SAVED, Config, resolve
 from runtime import signals
 from runtime.lock import locked
 from runtime.staging import remove_leftovers
-from utils import UserError
+from utils import UserError, pick_device
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
     from checkpoint import Checkpoint
@@ -193,12 +193,13 @@ def run(flags: Flags) -> int:
     from trainer import Trainer
     first = resolve(runs[0].flags)
     device = distributed.init(first.device)
+    pick_device(device)
+    prepare_data_folder(first)
     with ExitStack() as locks:
         if distributed.is_main_process() and not first.dry_run:
             for part in runs:  # all of them first, so that none is refused after others were done
                 if first.phase == 'train' and not part.is_final_val:
                     locks.enter_context(locked(resolve(part.flags).run_folder))
-        prepare_data_folder(first)
         if len(runs) > 1 and 1 not in (part.flags['stage'] for part in runs):
             print(WITHOUT_STAGE_1)
         if first.dry_run:
