@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -217,11 +218,9 @@ def wrong_sizes(source: Path, masks: Path) -> list[str]:
         seen = []
         for path in (source / mask.parent.relative_to(masks)).iterdir():
             if path.stem == mask.stem and path.is_file():
-                try:
-                    with Image.open(path) as image:
-                        seen.append(ImageOps.exif_transpose(image).size)
-                except Exception:  # left out
-                    continue
+                with suppress(Exception), Image.open(path) as image:
+                    seen.append(image.size)  # of a damaged orientation
+                    seen[-1] = ImageOps.exif_transpose(image).size
         if Image.open(mask).size not in seen:
             wrong.append(f'{mask}: {Image.open(mask).size}, but its image is seen as {seen}')
     return wrong
