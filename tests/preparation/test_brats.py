@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from helpers import assert_one_line_error, read_pixels
-from nifti_files import DISEASE_SLICES, NORMAL_SLICES, store_case
+from nifti_files import CASE_SHAPE, DISEASE_SLICES, NORMAL_SLICES, store, store_case
 from preparation import nifti
 from preparation.writer import resize_image
-from prepared import description, stems
+from prepared import description, snapshot, stems
 
 BRATS = ['--source_format', 'brats', '--z_range', 'all', '--lesion_px', 100, '--source']
 FOLDERS = {'trainA': 'train', 'trainB': 'train', 'testA': 'test', 'testB': 'test',
@@ -106,6 +106,29 @@ def test_time_points_of_a_patient_stay_together(program, tmp_path):
     assert sum(map(len, patients)) == len(set.union(*patients)) == 4
 
 
+def test_labels_on_the_same_grid_and_folders_named_as_volumes(program, tmp_path, tree):
+    """Labels stored in other orientations, with a fourth dimension of 1, or in folders `X.nii/`
+    make the same data set as those beside their volumes."""
+    program.done(*BRATS, tree, '--split', 0.5, 0, 0.5)
+    expected = snapshot(program.data / 'testA')
+    for number, path in enumerate(sorted(tree.rglob('*_seg.nii*'))):
+        label = nibabel.load(path)
+        turned = label.as_reoriented(np.array([[2, 1], [0, -1], [1, -1]]))
+        path.unlink()
+        if number % 2:
+            nibabel.save(turned, path)
+        else:
+            values = np.asarray(turned.dataobj)[..., None]
+            nibabel.save(nibabel.Nifti1Image(values, turned.affine), path)
+    for path in sorted(tree.rglob('*_flair.nii')) + sorted(tree.rglob('*_seg.nii')):
+        path.rename(path.with_suffix('.part'))
+        path.mkdir()
+        inner = path / (path.name if 'flair' in path.name else 'file.nii')
+        path.with_suffix('.part').rename(inner)
+    program.done(*BRATS, tree, '--split', 0.5, 0, 0.5, '--overwrite', True)
+    assert snapshot(program.data / 'testA') == expected and len(expected) > 2
+
+
 def test_broken_volumes_are_left_out(program, tree):
     (tree / 'HGG' / 'Brats18_A_1' / 'Brats18_A_1_flair.nii.gz').write_bytes(b'no volume')
     shorter = nibabel.Nifti1Image(np.zeros((24, 28, 9), np.float32), np.eye(4))
@@ -113,13 +136,21 @@ def test_broken_volumes_are_left_out(program, tree):
     label = nibabel.load(tree / 'LGG' / 'D' / 'W39_Segm.nii.gz')
     shifted = nibabel.Nifti1Image(np.asarray(label.dataobj), label.affine + np.eye(4) * 0.5)
     nibabel.save(shifted, tree / 'LGG' / 'D' / 'W39_Segm.nii.gz')
-    store_case(tree / 'HGG' / 'G', 'BraTS20_G')
+    for case in 'GHI':
+        store_case(tree / 'HGG' / case, f'BraTS20_{case}')
+    store(tree / 'HGG' / 'H' / 'BraTS20_H_flair.nii.gz', np.ones(CASE_SHAPE), spacing=(1, 1e30, 1))
+    infinite = np.zeros(CASE_SHAPE, np.float32)
+    infinite[0, 0, 0] = np.inf
+    store(tree / 'HGG' / 'I' / 'BraTS20_I_seg.nii.gz', infinite)
     result = program.run(*BRATS, tree, '--split', 0.5, 0, 0.5)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     for part in ('Brats18_A_1_flair.nii.gz: cannot be read',
                  'Brats18_B_1_seg.nii: 24×28×9 voxels, but', 'W39_Segm.nii.gz: lies elsewhere'):
         assert part in result.stderr
-    assert len(description(program.data)['left_out']) == 4
+    for part in ('BraTS20_H_flair.nii.gz: cannot be read as a NIfTI volume (a spacing of 1×1e+30×1',
+                 'BraTS20_I_seg.nii.gz: 1 infinite values'):
+        assert part in result.stderr
+    assert len(description(program.data)['left_out']) == 6
     written = stems(program.data / 'trainA') | stems(program.data / 'testA')
     assert {stem.split('_flair')[0] for stem in written} == {'BraTS20_C', 'BraTS20_G'}
 
