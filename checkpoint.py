@@ -4,12 +4,14 @@
 
 writes what a test needs of it (the network that makes the masks, in half precision)."""
 import hashlib
+import json
 import math
 import os
 import re
 import sys
 import warnings
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 
 import config as options
 from config import DISCRIMINATORS, MASK_NETWORK, OPTIONS, Config
+from dataset import training_contents
 from networks import build_networks
-from utils import TEMPORARY, UserError, atomic_write
+from runtime.runs import numbered, record_stage
+from utils import TEMPORARY, TEXT, UserError, atomic_write, make_folder, similar_word
 
 FORMAT = 'label-transfer 2'
 EARLIER_FORMAT = 'label-transfer 1'
@@ -231,16 +235,8 @@ def _refuse_expanded(path: Path, states: States) -> None:
         raise UserError(f'{path}: refused: its tensors are larger than the file')
 
 
-_TYPES = {str: (str,), int: (int,), float: (float, int), bool: (bool,),
-          int | tuple: (int, tuple, list)}  # type of an option -> types of its value in a file
-
-
 def _is_valid(name: str, value: Any) -> bool:
     """Whether an option may have this value: by its type, choices and bounds."""
-    if type(value) not in _TYPES[OPTIONS[name].type]:
-        return False
-    if isinstance(value, tuple | list) and [type(number) for number in value] != [int, int]:
-        return False
     try:
         options.check_value(OPTIONS[name], value)
     except (UserError, ValueError):  # Python prints no number of thousands of digits
@@ -345,7 +341,8 @@ def save(path: Path, networks: nn.ModuleDict, config: Config, iteration: int,
          best_ja: float | None, best_score: float | None,
          optimizers: dict[str, torch.optim.Optimizer],
          progress: dict[str, Any] | None = None) -> None:
-    """Write everything that a run needs to go on. Raises OSError naming the file."""
+    """Write everything that a run needs to go on and, beside the run's log, what it was trained on.
+    Raises OSError naming the file."""
     random_state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available():
         random_state['cuda'] = torch.cuda.get_rng_state_all()
@@ -355,6 +352,25 @@ def save(path: Path, networks: nn.ModuleDict, config: Config, iteration: int,
            'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
            'config': config.saved_values(), 'progress': progress or {},
            'random_state': random_state}, path)
+    if path.parent == config.run_folder:
+        record_stage(config)
+        _record_data(config)
+
+
+def data_record(config: Config) -> Path:
+    """The file that says what images a run was trained on (dataset.training_contents)."""
+    return config.result_folder / f'log{config.stage}' / 'data.json'
+
+
+def _record_data(config: Config) -> None:
+    path = data_record(config)
+    if path.is_file():  # a resumed run keeps that of its beginning
+        return
+    with suppress(UserError):  # a data set that went away stops no run that has read its images
+        trained_on = training_contents(config.data_folder)
+        make_folder(path.parent)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(trained_on) + '\n', **TEXT)
 
 
 def mark_best(path: Path) -> None:
@@ -400,14 +416,6 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()[:16]
 
 
-def numbered(folder: Path, dataset: str) -> list[Path]:
-    """`<dataset>_params_<digits>.pt` in a folder, oldest iteration first."""
-    pattern = re.compile(re.escape(dataset) + r'_params_(\d+)\.pt')
-    by_iteration = [(int(match[1]), path) for path in folder.glob('*.pt')
-                    if (match := pattern.fullmatch(path.name))]
-    return [path for _, path in sorted(by_iteration)]
-
-
 def best_of_run(run_folder: Path, dataset: str) -> Path | None:
     """The best.pt of a run, else its newest checkpoint, if there is one."""
     if (run_folder / 'best.pt').is_file():
@@ -423,8 +431,19 @@ def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
         if path := best_of_run(folder, dataset):
             return path
     places = [f'{run_folder}/best.pt', *(f'{folder}/{dataset}_params_*.pt' for folder in folders)]
-    raise UserError(f'no checkpoint of stage {stage} for {dataset}: looked for '
+    alike = similar_word(dataset, trained_datasets(result_folder.parent) - {dataset})
+    hint = f'did you mean --dataset {alike}? ' if alike else ''
+    raise UserError(f'no checkpoint of stage {stage} for {dataset}: {hint}looked for '
                     f'{", ".join(places)}; train first, or name a file with --checkpoint')
+
+
+def trained_datasets(results: Path) -> set[str]:
+    """The data sets that a folder of results or model/ has something of."""
+    in_model = (re.fullmatch(r'(.+)_params_\d+\.pt', path.name)
+                for path in MODEL_FOLDER.iterdir())
+    in_results = results.iterdir() if results.is_dir() else ()
+    return ({match[1] for match in in_model if match}
+            | {path.name for path in in_results if path.is_dir()})
 
 
 if __name__ == '__main__':

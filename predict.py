@@ -4,8 +4,8 @@
     predictor = Predictor('results/ISIC/model2/best.pt')
     segmentations = predictor.predict([image, …])  # H×W×3 uint8 in, H×W bool out
 """
-import csv
 import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -24,9 +24,18 @@ from inference.model_selection import chosen_rule, stored_choice
 from inference.postprocess import resize_map, to_bytes, to_segmentation
 from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
+from reporting.tables import TableWriter, open_table
 from runtime.threads import cpu_count, prefetch
 from stages.pseudo_labels import choose_teacher
-from utils import UserError, atomic_write, find_files, make_folder, pick_device, progress_interval
+from utils import (
+    TEXT,
+    UserError,
+    atomic_write,
+    find_files,
+    make_folder,
+    pick_device,
+    progress_interval,
+)
 
 COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
 
@@ -193,15 +202,18 @@ def check_paths(config: Config) -> Paths:
     if not source.exists():
         raise UserError(f'--input {source}: no such file or folder')
     ending = ''.join(output.suffixes[-2:]) if nifti.is_volume(output) else output.suffix
-    to_file = not output.is_dir() and ending.lower() in ('.png', *nifti.SUFFIXES)
+    is_folder = output.is_dir() or config.output.endswith(('/', os.sep))
+    to_file = not is_folder and ending.lower() in ('.png', *nifti.SUFFIXES)
     flag = f'--output {output}'
     if to_file and not source.is_file():
         raise UserError(f'{flag}: a file, but --input {source} is a folder; give a folder')
     if to_file and nifti.is_volume(source) != nifti.is_volume(output):
         raise UserError(f'{flag}: masks of volumes are .nii or .nii.gz, those of images .png')
-    if not to_file and output.suffix and not output.is_dir():
+    # of a folder of images the masks make a folder, whatever dots its name has
+    if not (to_file or is_folder) and output.suffix and (
+            source.is_file() or output.suffix.lower() in dataset.IMAGE_SUFFIXES):
         raise UserError(f'{flag}: neither a folder nor a file that masks can be: .png for images, '
-                        '.nii or .nii.gz for volumes')
+                        '.nii or .nii.gz for volumes; the name of a folder may end with /')
     folders = [source, source.parent] if source.is_file() and not to_file else [source]
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise UserError(f'{flag}: would write over --input; give another place')
@@ -224,7 +236,7 @@ def is_table(path: Path) -> bool:
     """Whether a file is a table of predictions."""
     if not path.is_file():
         return False
-    with open(path, encoding='utf-8', errors='replace') as file:
+    with open(path, **TEXT) as file:
         return file.readline().strip() == ','.join(COLUMNS)
 
 
@@ -273,10 +285,9 @@ class PredictionWriter:
         self.paths, self.with_probability = paths, with_probability
         self.count = self.with_lesion = 0  # images and volumes
         make_folder(paths.table.parent, '--output')
-        self._file = open(paths.table, 'w', newline='')
+        self._file = open_table(paths.table)
         self.close = self._file.close
-        self._table = csv.DictWriter(self._file, COLUMNS)
-        self._table.writeheader()
+        self._table = TableWriter(self._file, COLUMNS)
 
     def add_image(self, name: Path, prediction: Prediction) -> None:
         """`name` is the image's path in --input."""

@@ -1,6 +1,8 @@
 """Small helpers for every module, quick to import: numpy and torch only where they are needed."""
 from __future__ import annotations
 
+import difflib
+import io
 import os
 import random
 import shutil
@@ -19,6 +21,16 @@ class UserError(Exception):
     """Something the user can put right: one line that says what, where and what to do."""
 
 
+def similar_word(word: str, known: Iterable[str]) -> str:
+    """The known word that somebody meant: equal but for case, - and _, then begun by `word` (the
+    first), then the most alike; '' if none is."""
+    plain = {name.lower().replace('-', '_'): name for name in reversed(list(known)) if name}
+    word = word.lower().replace('-', '_')
+    begun = [name for name in reversed(plain) if name.startswith(word) and len(word) > 1]
+    found = ([word] if word in plain else begun) or difflib.get_close_matches(word, plain, 1, 0.7)
+    return plain[found[0]] if found and word else ''
+
+
 def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
     """Make a writable folder with its parents; raises UserError naming the flag that moves it."""
     try:
@@ -29,6 +41,18 @@ def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
     if reason:
         raise UserError(f'cannot write to {folder}: {reason}; give another folder with {flag}')
     return folder
+
+
+# how text files are written and read: UTF-8, and a file name that is not UTF-8 as \udc.., which
+# every program can read and JSON gives back; the same on a terminal that lacks a character
+TEXT = {'encoding': 'utf-8', 'errors': 'backslashreplace'}
+
+
+def print_any_character() -> None:
+    """Let stdout and stderr show characters that their encoding lacks as escapes, as TEXT does."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook put there
+            stream.reconfigure(errors=TEXT['errors'])
 
 
 TEMPORARY = '.tmp_'  # beginning of names of files that are not whole yet; hidden files are skipped

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from runtime.threads import cpu_count, prefetch
-from utils import progress_interval
+from utils import TEXT, progress_interval
 
 
 class Subset(NamedTuple):
@@ -158,7 +158,7 @@ def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool =
         for _ in tqdm(prefetch(write, items, cpu_count()), 'drawing the phantom data', len(items),
                       unit=' images', disable=not progress, mininterval=progress_interval()):
             pass
-        (temporary / 'README.txt').write_text(README.format(seed=seed, size=size))
+        (temporary / 'README.txt').write_text(README.format(seed=seed, size=size), **TEXT)
         temporary.chmod(0o755)  # mkdtemp's folders are private
         try:
             temporary.rename(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from config import Config
 from preparation import brats, folders, isic
 from preparation.writer import DatasetWriter, list_files
-from utils import UserError, make_folder, new_staging_folder, remove_staging, replace_folder
+from utils import TEXT, UserError, make_folder, new_staging_folder, remove_staging, replace_folder
 
 FORMATS = {'brats': brats.from_brats, 'isic': isic.from_isic, 'folders': folders.from_folders}
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z')
@@ -79,7 +79,7 @@ def check_target(config: Config) -> None:
     if not config.overwrite:
         raise UserError(f'{folder}: exists already; --overwrite True replaces it, or {advice}')
     try:
-        prepared = json.loads((folder / 'prepare.json').read_text('utf-8'))['files']
+        prepared = json.loads((folder / 'prepare.json').read_text(**TEXT))['files']
         foreign = sorted(set(list_files(folder)) - set(prepared))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f'{folder}/prepare.json: damaged, so nothing says which files are its own, '

@@ -12,7 +12,7 @@ from tqdm import tqdm
 import dataset
 from config import OPTIONS, PROFILE_OF, Config
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, progress_interval
+from utils import TEXT, UserError, progress_interval
 
 SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
@@ -94,7 +94,7 @@ class DatasetWriter:
                    'left_out': {str(path): reason for path, reason in unused.items()},
                    'files': list_files(self.folder)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        (self.folder / 'prepare.json').write_text(f'{text}\n', encoding='utf-8')
+        (self.folder / 'prepare.json').write_text(f'{text}\n', **TEXT)
 
     def summary(self) -> str:
         """Counts, what was left out, and the command that trains on the data set."""

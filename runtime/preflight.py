@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from config import STUDENT_NETWORKS, Config
-from utils import UserError, pick_device
+from runtime.runs import checkpoints_of
+from utils import TEXT, UserError, pick_device
 
 # Bytes that training needs at its peak, as fitted to peaks measured on a CPU (docs/performance.md):
 # PROGRAM_BYTES + 16 a parameter (weight, gradient, two moments) + 4·FEATURE_MAPS·ch a pixel of each
@@ -41,7 +42,7 @@ def available_memory(device: torch.device) -> float:
     has_sysconf = hasattr(os, 'sysconf')
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if has_sysconf else 0
     try:
-        return min(memory, int(Path('/sys/fs/cgroup/memory.max').read_text()))
+        return min(memory, int(Path('/sys/fs/cgroup/memory.max').read_text(**TEXT)))
     except (OSError, ValueError):
         return memory or float('inf')
 
@@ -87,7 +88,7 @@ def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]
     disk, free = check_disk(config, counts)
     needed, available = check_memory(config, counts)
     folder = config.run_folder
-    resumes = config.resume and any(folder.glob(f'{config.dataset}_params_*.pt'))
+    resumes = config.resume and checkpoints_of(config)
     replaces = not config.resume and folder.is_dir() and any(folder.iterdir())
     height, width = config.size
     batch = ' + '.join(str(count) for count in config.batch_counts.values())

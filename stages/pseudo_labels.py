@@ -16,7 +16,14 @@ from inference.postprocess import pseudo_label, to_bytes
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks, to_array
 from reporting import visualize
 from runtime import distributed
-from utils import UserError, new_staging_folder, progress_interval, replace_folder, staging_folder
+from utils import (
+    TEXT,
+    UserError,
+    new_staging_folder,
+    progress_interval,
+    replace_folder,
+    staging_folder,
+)
 
 # published folders of stage-1 masks, syn_<split> -> folder of the images they are of
 SPLITS = {'trainA': 'trainA', 'valA': 'val', 'testA': 'testA'}
@@ -73,8 +80,9 @@ class PseudoLabeler:
         if not self.checkpoint:
             return self._published_masks(split, paths)
         folder = self.config.result_folder / f'{self.prefix}_{split}'
-        if not self._is_up_to_date(folder, paths):
-            self._write_masks(split, folder, paths)
+        source = self._source(paths)
+        if not self._is_up_to_date(folder, paths, source):
+            self._write_masks(split, folder, paths, source)
         return {path.stem: folder / f'{path.stem}.png' for path in paths}
 
     def _published_masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
@@ -85,23 +93,28 @@ class PseudoLabeler:
                             'to have the masks made')
         return {path.stem: by_stem[path.stem] for path in paths}
 
-    def _source(self) -> dict[str, Any]:
-        """What the masks are made with; they are made again when it has changed."""
+    def _source(self, paths: list[Path]) -> dict[str, Any]:
+        """What the masks are made with and of; they are made again when it has changed."""
         network = config_of_network(self.checkpoint, self.config)
         localizer = self.taught_by and [checkpoints.fingerprint(self.taught_by.checkpoint),
                                         self.config.localizer_share]
         return {'teacher': checkpoints.fingerprint(self.checkpoint), 'localizer': localizer,
-                'tta': network.tta, 'img_size': list(network.size)}
+                'tta': network.tta, 'img_size': list(network.size),
+                'images': dataset.contents(paths)}
 
-    def _is_up_to_date(self, folder: Path, paths: list[Path]) -> bool:
+    def _is_up_to_date(self, folder: Path, paths: list[Path], source: dict[str, Any]) -> bool:
         try:
-            source = json.loads((folder / 'source.json').read_text())
-        except (OSError, ValueError):
+            made_of = json.loads((folder / 'source.json').read_text(**TEXT))
+            # masks of other images do not matter: some may be left out this time
+            made_of['images'] = {name: content for name, content in made_of['images'].items()
+                                 if name in source['images']}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-        return (source == self._source()
+        return (made_of == source
                 and all((folder / f'{path.stem}.png').is_file() for path in paths))
 
-    def _write_masks(self, split: str, folder: Path, paths: list[Path]) -> None:
+    def _write_masks(self, split: str, folder: Path, paths: list[Path],
+                     source: dict[str, Any]) -> None:
         config = config_of_network(self.checkpoint, self.config)
         maps = self.taught_by and self.taught_by.masks(split, paths)
         network = mask_network(self.checkpoint, config, self.device)
@@ -126,7 +139,7 @@ class PseudoLabeler:
             pass
         distributed.barrier()
         if distributed.is_main_process():
-            (staging / 'source.json').write_text(json.dumps(self._source()) + '\n')
+            (staging / 'source.json').write_text(json.dumps(source) + '\n', **TEXT)
             replace_folder(folder)
         distributed.barrier()
 
