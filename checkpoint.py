@@ -23,6 +23,7 @@ import config as options
 from config import DISCRIMINATORS, MASK_NETWORK, OPTIONS, Config
 from dataset import training_contents
 from networks import build_networks
+from runtime.preflight import check_mask_memory
 from runtime.runs import numbered, record_stage
 from utils import TEMPORARY, TEXT, UserError, atomic_write, make_folder, similar_word
 
@@ -177,6 +178,13 @@ def _load(path: Path) -> Any:
         raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
 
 
+# what DataParallel and torch.compile put before the names of what they wrap
+_WRAPPERS = re.compile(r'(?<![^.])(?:module|_orig_mod)\.')
+# kinds of numbers that networks of ours have; whole ones and booleans are counts and switches
+_WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = (*_WEIGHTS, torch.int64, torch.bool)
+
+
 def _states(path: Path, content: dict[str, Any]) -> States:
     """The state dicts of all networks in a file by network name; raises UserError."""
     states = {name: content[name] for names in options.NETWORKS_OF.values() for name in names
@@ -185,16 +193,20 @@ def _states(path: Path, content: dict[str, Any]) -> States:
         if not isinstance(state, dict) or not all(
                 isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
+        states[name] = {_WRAPPERS.sub('', key): tensor.detach() for key, tensor in state.items()}
+        if len(states[name]) < len(state):
+            raise UserError(f'{path}: {name} holds some tensors twice, with and without module. '
+                            'or _orig_mod. before their names')
     return states
 
 
 def _our_checkpoint(path: Path, content: dict[str, Any], states: States) -> Checkpoint:
     """What a file of FORMAT holds; raises UserError."""
     iteration = content.get('iteration')
-    if not isinstance(iteration, int) or not 0 <= iteration < 10**9:
+    if type(iteration) is not int or not 0 <= iteration < 10**9:
         raise UserError(f'{path}: does not say its iteration; damaged')
     scores = {name: value for name in ('best_ja', 'best_score')
-              if isinstance(value := content.get(name), int | float) and abs(value) < math.inf}
+              if type(value := content.get(name)) in (int, float) and abs(value) < math.inf}
     parts = {name: content[name] for name in ('optimizers', 'random_state', 'progress')
              if isinstance(content.get(name), dict)}
     config = _checked_config(path, content.get('config'))
@@ -214,25 +226,40 @@ def _authors_checkpoint(path: Path, content: dict[str, Any], states: States) -> 
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raises UserError for a compressed archive: torch writes none; it may expand to any size."""
+    """Raises UserError for a compressed archive, which torch does not write and which may expand to
+    any size, and for TorchScript, a program."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # from before torch wrote archives, or broken, which torch will find
+    if any(re.search(r'(^|/)(constants\.pkl|model\.json|code/.*)$', entry.filename)
+           for entry in entries):
+        raise UserError(f'{path}: refused: TorchScript, a program, not a checkpoint; give a file '
+                        'that --phase train or the authors wrote')
     if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
             or sum(entry.file_size for entry in entries) > path.stat().st_size):
         raise UserError(f'{path}: refused: a compressed archive, which torch does not write')
 
 
 def _refuse_expanded(path: Path, states: States) -> None:
-    """Raises UserError where tensors are not plain, or larger than what the file holds of them."""
-    tensors = [tensor for state in states.values() for tensor in state.values()]
-    if any(tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex()
-           or tensor.device.type != 'cpu' for tensor in tensors):
-        raise UserError(f'{path}: refused: holds tensors of a kind that no network has')
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > path.stat().st_size:
-        raise UserError(f'{path}: refused: its tensors are larger than the file')
+    """Raises UserError where tensors are not plain, or those of one network larger than the file;
+    several networks may share theirs."""
+    for name, state in states.items():
+        for key, tensor in state.items():
+            if not _is_plain(tensor):
+                kind = str(tensor.dtype).removeprefix('torch.')
+                raise UserError(f'{path}: refused: holds tensors of a kind that no network has, as '
+                                f'{name}.{key} ({kind})')
+        if sum(tensor.numel() * tensor.element_size() for tensor in state.values()
+               ) > path.stat().st_size:
+            raise UserError(f'{path}: refused: its tensors are larger than the file')
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of a kind that networks have."""
+    return (type(tensor) is Tensor and not tensor.is_nested and tensor.layout == torch.strided
+            and tensor.dtype in _DTYPES and tensor.device.type == 'cpu' and not tensor.is_neg())
 
 
 def _is_valid(name: str, value: Any) -> bool:
@@ -260,15 +287,21 @@ def _checked_config(path: Path, saved: Any) -> dict[str, Any]:
 def _check_fit(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
     """Raises UserError where keys or shapes in the file are not the network's."""
     state = checkpoint.networks[name]
+    of_network = network.state_dict()
     expected, shapes = ({key: tuple(tensor.shape) for key, tensor in tensors.items()}
-                        for tensors in (network.state_dict(), state))
+                        for tensors in (of_network, state))
     wrong = [f'{key} is {shapes.get(key, "missing")} instead of {expected.get(key, "absent")}'
              for key in sorted(expected.keys() | shapes.keys())
              if expected.get(key) != shapes.get(key)]
     if wrong:
         more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
         raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
-    if not all(tensor.isfinite().all() for tensor in state.values()):
+    for key, tensor in state.items():
+        is_weight = of_network[key].is_floating_point()
+        if tensor.dtype not in (_WEIGHTS if is_weight else (of_network[key].dtype,)):
+            kind = str(tensor.dtype).removeprefix('torch.')
+            raise UserError(f'{checkpoint.path}: {name} does not fit: {key} holds {kind}')
+    if not all(tensor.float().isfinite().all() for tensor in state.values()):
         raise UserError(f'{checkpoint.path}: {name} holds numbers that are not finite; damaged')
 
 
@@ -284,6 +317,7 @@ def load_networks(networks: nn.ModuleDict, checkpoint: Checkpoint) -> None:
 def take_network(checkpoint: Checkpoint, config: Config, name: str) -> nn.Module:
     """The network of that name (no discriminator) with the file's own tensors, in float32. No
     memory and no random number is used before it is known to fit. Raises UserError."""
+    check_mask_memory(config, checkpoint.path)
     count = len(checkpoint.networks[name])
     if config.n_res > count:  # each block has at least one tensor
         raise UserError(f'{checkpoint.path}: damaged: {count} tensors cannot be '
@@ -312,7 +346,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
         shape = tuple(parameters[number].shape)
         expected = {'step': (), 'exp_avg': shape, 'exp_avg_sq': shape}
         if ({name: tuple(tensor.shape) for name, tensor in moments.items()} != expected
-                or not all(tensor.isfinite().all() for tensor in moments.values())):
+                or not all(tensor.dtype in _WEIGHTS and tensor.isfinite().all()
+                           for tensor in moments.values())):
             raise ValueError('moments of other parameters')
     optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
 
@@ -412,7 +447,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """16 hexadecimal digits of the mask-making network, whatever else is in the file."""
     digest = hashlib.sha256()
     for key, tensor in sorted(checkpoint.networks[mask_network_name(checkpoint)].items()):
-        digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
+        data = tensor.contiguous().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
+        digest.update(key.encode() + data.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

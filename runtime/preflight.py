@@ -18,6 +18,10 @@ PROGRAM_BYTES = 0.7e9
 FEATURE_MAPS = {'first': 115, 'second': 128, 'localizer': 18,
                 'unet student': 60}  # maps of ch channels in float32
 PRETRAINED_CHANNELS = 1200  # of EfficientNet-Lite0 and its decoder
+# bytes that one image takes without gradients, as measured: 4·MASK_MAPS·ch a pixel; of a student
+# with a pretrained encoder 4·MASK_CHANNELS
+MASK_MAPS = {'first': 6, 'second': 4, 'localizer': 3, 'unet student': 13}
+MASK_CHANNELS = 70
 REFUSED_FROM = 2  # times the available memory; the estimate is not exact
 METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
                 'label_transfer_refine': 'label transfer given stage-1 soft masks',
@@ -26,13 +30,28 @@ METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
 
 def memory_needed(config: Config, counts: dict[str, int]) -> float:
     """About how many bytes training takes at its peak."""
-    kind = {'localizer': 'localizer', 'student': 'unet student'}.get(config.method,
-                                                                     config.generation)
     pixels = math.prod(config.size) * config.batch_size
-    channels = FEATURE_MAPS[kind] * config.ch
-    if config.method == 'student' and config.encoder != 'none':
-        channels = PRETRAINED_CHANNELS
+    channels = channels_at_once(config, FEATURE_MAPS, PRETRAINED_CHANNELS)
     return PROGRAM_BYTES + 16 * sum(counts.values()) + 4 * channels * pixels
+
+
+def channels_at_once(config: Config, maps: dict[str, int], pretrained: int) -> int:
+    """Channels in memory at the peak: `maps` of ch by kind of network, or of a pretrained one."""
+    if config.method == 'student' and config.encoder != 'none':
+        return pretrained
+    return config.ch * maps[{'localizer': 'localizer', 'student': 'unet student'}.get(
+        config.method, config.generation)]
+
+
+def check_mask_memory(config: Config, file: Path) -> None:
+    """Raises UserError where the network of a checkpoint cannot see even one image of its size."""
+    height, width = config.size
+    needed = 4 * channels_at_once(config, MASK_MAPS, MASK_CHANNELS) * height * width
+    available = available_memory(pick_device(config.device))
+    if needed > available:
+        raise UserError(f'{file}: its network needs about {size_text(needed)} of memory for one '
+                        f'image of {width}×{height} px, and there are {size_text(available)}; give '
+                        'a smaller --img_size')
 
 
 def available_memory(device: torch.device) -> float:
