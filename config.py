@@ -251,7 +251,7 @@ class Config:
                            phases=NETWORK_PHASES)
     num_workers: int = option(2, 'threads that read images ahead; 0: none', ADVANCED, at_least=0,
                               at_most=256, phases=NETWORK_PHASES, synonyms='workers threads')
-    cache_mb: int = option(2000, 'memory for decoded training images', ADVANCED, at_least=0,
+    cache_mb: float = option(2000, 'memory for decoded training images', ADVANCED, at_least=0,
                            unit='MB', phases=TRAIN)
     benchmark_flag: bool = option(False, 'cuDNN benchmark mode: choose the fastest algorithms',
                                   ADVANCED, phases=NETWORK_PHASES)
