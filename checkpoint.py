@@ -4,12 +4,14 @@
 
 writes what a test needs of it (the network that makes the masks, in half precision)."""
 import hashlib
+import json
 import math
 import os
 import re
 import sys
 import warnings
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ from torch import Tensor, nn
 
 import config as options
 from config import DISCRIMINATORS, MASK_NETWORK, OPTIONS, Config
+from dataset import training_contents
 from networks import build_networks
-from utils import UserError, atomic_write, remove_temporary
+from runtime.files import TEXT, atomic_write, make_folder, remove_temporary
+from runtime.preflight import check_mask_memory
+from runtime.runs import numbered, record_stage
+from utils import UserError, similar_word
 
 FORMAT = 'label-transfer 2'
 EARLIER_FORMAT = 'label-transfer 1'
@@ -173,6 +179,13 @@ def _load(path: Path) -> Any:
         raise UserError(f'{path}: not a checkpoint, or a truncated one') from None
 
 
+# what DataParallel and torch.compile put before the names of what they wrap
+_WRAPPERS = re.compile(r'(?<![^.])(?:module|_orig_mod)\.')
+# kinds of numbers that networks of ours have; whole ones and booleans are counts and switches
+_WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = (*_WEIGHTS, torch.int64, torch.bool)
+
+
 def _states(path: Path, content: dict[str, Any]) -> States:
     """The state dicts of all networks in a file by network name; raises UserError."""
     states = {name: content[name] for names in options.NETWORKS_OF.values() for name in names
@@ -181,16 +194,20 @@ def _states(path: Path, content: dict[str, Any]) -> States:
         if not isinstance(state, dict) or not all(
                 isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
+        states[name] = {_WRAPPERS.sub('', key): tensor.detach() for key, tensor in state.items()}
+        if len(states[name]) < len(state):
+            raise UserError(f'{path}: {name} holds some tensors twice, with and without module. '
+                            'or _orig_mod. before their names')
     return states
 
 
 def _our_checkpoint(path: Path, content: dict[str, Any], states: States) -> Checkpoint:
     """What a file of FORMAT holds; raises UserError."""
     iteration = content.get('iteration')
-    if not isinstance(iteration, int) or not 0 <= iteration < 10**9:
+    if type(iteration) is not int or not 0 <= iteration < 10**9:
         raise UserError(f'{path}: does not say its iteration; damaged')
     scores = {name: value for name in ('best_ja', 'best_score')
-              if isinstance(value := content.get(name), int | float) and abs(value) < math.inf}
+              if type(value := content.get(name)) in (int, float) and abs(value) < math.inf}
     parts = {name: content[name] for name in ('optimizers', 'random_state', 'progress')
              if isinstance(content.get(name), dict)}
     config = _checked_config(path, content.get('config'))
@@ -210,37 +227,44 @@ def _authors_checkpoint(path: Path, content: dict[str, Any], states: States) -> 
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raises UserError for a compressed archive: torch writes none; it may expand to any size."""
+    """Raises UserError for a compressed archive, which torch does not write and which may expand to
+    any size, and for TorchScript, a program."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # from before torch wrote archives, or broken, which torch will find
+    if any(re.search(r'(^|/)(constants\.pkl|model\.json|code/.*)$', entry.filename)
+           for entry in entries):
+        raise UserError(f'{path}: refused: TorchScript, a program, not a checkpoint; give a file '
+                        'that --phase train or the authors wrote')
     if (any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
             or sum(entry.file_size for entry in entries) > path.stat().st_size):
         raise UserError(f'{path}: refused: a compressed archive, which torch does not write')
 
 
 def _refuse_expanded(path: Path, states: States) -> None:
-    """Raises UserError where tensors are not plain, or larger than what the file holds of them."""
-    tensors = [tensor for state in states.values() for tensor in state.values()]
-    if any(tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex()
-           or tensor.device.type != 'cpu' for tensor in tensors):
-        raise UserError(f'{path}: refused: holds tensors of a kind that no network has')
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > path.stat().st_size:
-        raise UserError(f'{path}: refused: its tensors are larger than the file')
+    """Raises UserError where tensors are not plain, or those of one network larger than the file;
+    several networks may share theirs."""
+    for name, state in states.items():
+        for key, tensor in state.items():
+            if not _is_plain(tensor):
+                kind = str(tensor.dtype).removeprefix('torch.')
+                raise UserError(f'{path}: refused: holds tensors of a kind that no network has, as '
+                                f'{name}.{key} ({kind})')
+        if sum(tensor.numel() * tensor.element_size() for tensor in state.values()
+               ) > path.stat().st_size:
+            raise UserError(f'{path}: refused: its tensors are larger than the file')
 
 
-_TYPES = {str: (str,), int: (int,), float: (float, int), bool: (bool,),
-          int | tuple: (int, tuple, list)}  # type of an option -> types of its value in a file
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of a kind that networks have."""
+    return (type(tensor) is Tensor and not tensor.is_nested and tensor.layout == torch.strided
+            and tensor.dtype in _DTYPES and tensor.device.type == 'cpu' and not tensor.is_neg())
 
 
 def _is_valid(name: str, value: Any) -> bool:
     """Whether an option may have this value: by its type, choices and bounds."""
-    if type(value) not in _TYPES[OPTIONS[name].type]:
-        return False
-    if isinstance(value, tuple | list) and [type(number) for number in value] != [int, int]:
-        return False
     try:
         options.check_value(OPTIONS[name], value)
     except (UserError, ValueError):  # Python prints no number of thousands of digits
@@ -264,15 +288,21 @@ def _checked_config(path: Path, saved: Any) -> dict[str, Any]:
 def _check_fit(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
     """Raises UserError where keys or shapes in the file are not the network's."""
     state = checkpoint.networks[name]
+    of_network = network.state_dict()
     expected, shapes = ({key: tuple(tensor.shape) for key, tensor in tensors.items()}
-                        for tensors in (network.state_dict(), state))
+                        for tensors in (of_network, state))
     wrong = [f'{key} is {shapes.get(key, "missing")} instead of {expected.get(key, "absent")}'
              for key in sorted(expected.keys() | shapes.keys())
              if expected.get(key) != shapes.get(key)]
     if wrong:
         more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
         raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
-    if not all(tensor.isfinite().all() for tensor in state.values()):
+    for key, tensor in state.items():
+        is_weight = of_network[key].is_floating_point()
+        if tensor.dtype not in (_WEIGHTS if is_weight else (of_network[key].dtype,)):
+            kind = str(tensor.dtype).removeprefix('torch.')
+            raise UserError(f'{checkpoint.path}: {name} does not fit: {key} holds {kind}')
+    if not all(tensor.float().isfinite().all() for tensor in state.values()):
         raise UserError(f'{checkpoint.path}: {name} holds numbers that are not finite; damaged')
 
 
@@ -288,6 +318,7 @@ def load_networks(networks: nn.ModuleDict, checkpoint: Checkpoint) -> None:
 def take_network(checkpoint: Checkpoint, config: Config, name: str) -> nn.Module:
     """The network of that name (no discriminator) with the file's own tensors, in float32. No
     memory and no random number is used before it is known to fit. Raises UserError."""
+    check_mask_memory(config, checkpoint.path)
     count = len(checkpoint.networks[name])
     if config.n_res > count:  # each block has at least one tensor
         raise UserError(f'{checkpoint.path}: damaged: {count} tensors cannot be '
@@ -316,7 +347,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
         shape = tuple(parameters[number].shape)
         expected = {'step': (), 'exp_avg': shape, 'exp_avg_sq': shape}
         if ({name: tuple(tensor.shape) for name, tensor in moments.items()} != expected
-                or not all(tensor.isfinite().all() for tensor in moments.values())):
+                or not all(tensor.dtype in _WEIGHTS and tensor.isfinite().all()
+                           for tensor in moments.values())):
             raise ValueError('moments of other parameters')
     optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
 
@@ -344,7 +376,8 @@ def save(path: Path, networks: nn.ModuleDict, config: Config, iteration: int,
          best_ja: float | None, best_score: float | None,
          optimizers: dict[str, torch.optim.Optimizer],
          progress: dict[str, Any] | None = None) -> None:
-    """Write everything that a run needs to go on. Raises OSError naming the file."""
+    """Write everything that a run needs to go on and, beside the run's log, what it was trained on.
+    Raises OSError naming the file."""
     random_state = {'torch': torch.get_rng_state()}
     if torch.cuda.is_available():
         random_state['cuda'] = torch.cuda.get_rng_state_all()
@@ -354,6 +387,25 @@ def save(path: Path, networks: nn.ModuleDict, config: Config, iteration: int,
            'iteration': iteration, 'best_ja': best_ja, 'best_score': best_score,
            'config': config.saved_values(), 'progress': progress or {},
            'random_state': random_state}, path)
+    if path.parent == config.run_folder:
+        record_stage(config)
+        _record_data(config)
+
+
+def data_record(config: Config) -> Path:
+    """The file that says what images a run was trained on (dataset.training_contents)."""
+    return config.result_folder / f'log{config.stage}' / 'data.json'
+
+
+def _record_data(config: Config) -> None:
+    path = data_record(config)
+    if path.is_file():  # a resumed run keeps that of its beginning
+        return
+    with suppress(UserError):  # a data set that went away stops no run that has read its images
+        trained_on = training_contents(config.data_folder)
+        make_folder(path.parent)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(trained_on) + '\n', **TEXT)
 
 
 def mark_best(path: Path) -> None:
@@ -395,16 +447,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """16 hexadecimal digits of the mask-making network, whatever else is in the file."""
     digest = hashlib.sha256()
     for key, tensor in sorted(checkpoint.networks[mask_network_name(checkpoint)].items()):
-        digest.update(key.encode() + tensor.contiguous().numpy().tobytes())
+        data = tensor.contiguous().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
+        digest.update(key.encode() + data.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def numbered(folder: Path, dataset: str) -> list[Path]:
-    """`<dataset>_params_<digits>.pt` in a folder, oldest iteration first."""
-    pattern = re.compile(re.escape(dataset) + r'_params_(\d+)\.pt')
-    by_iteration = [(int(match[1]), path) for path in folder.glob('*.pt')
-                    if (match := pattern.fullmatch(path.name))]
-    return [path for _, path in sorted(by_iteration)]
 
 
 def best_of_run(run_folder: Path, dataset: str) -> Path | None:
@@ -422,8 +467,19 @@ def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
         if path := best_of_run(folder, dataset):
             return path
     places = [f'{run_folder}/best.pt', *(f'{folder}/{dataset}_params_*.pt' for folder in folders)]
-    raise UserError(f'no checkpoint of stage {stage} for {dataset}: looked for '
+    alike = similar_word(dataset, trained_datasets(result_folder.parent) - {dataset})
+    hint = f'did you mean --dataset {alike}? ' if alike else ''
+    raise UserError(f'no checkpoint of stage {stage} for {dataset}: {hint}looked for '
                     f'{", ".join(places)}; train first, or name a file with --checkpoint')
+
+
+def trained_datasets(results: Path) -> set[str]:
+    """The data sets that a folder of results or model/ has something of."""
+    in_model = (re.fullmatch(r'(.+)_params_\d+\.pt', path.name)
+                for path in MODEL_FOLDER.iterdir())
+    in_results = results.iterdir() if results.is_dir() else ()
+    return ({match[1] for match in in_model if match}
+            | {path.name for path in in_results if path.is_dir()})
 
 
 if __name__ == '__main__':

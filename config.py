@@ -35,16 +35,17 @@ PROFILE_OF = {'ISIC': 'dermoscopy', 'BraTS': 'brain_mri', 'LGG': 'brain_mri'}  #
 def option(default: Any, text: str, group: str, *, choices: tuple = (), at_least: float = -math.inf,
            at_most: float = math.inf, above: float = -math.inf, unit: str = '',
            phases: tuple = PHASES, saved: bool = False, architecture: bool = False,
-           own_choice: str = '', synonyms: str = '') -> Any:
+           path: bool = False, own_choice: str = '', synonyms: str = '') -> Any:
     """A field of Config that is also a flag.
 
     `phases` say where it has an effect; `saved` options are kept in checkpoints, `architecture`
-    ones also fix shapes of networks; `own_choice` describes what an empty value stands for;
-    `synonyms` are words, parted by spaces, that people try for it."""
+    ones also fix shapes of networks; in `path` ones ~ is the home folder; `own_choice` describes
+    what an empty value stands for; `synonyms` are words, parted by spaces, that people try."""
     return field(default=default, metadata={
         'help': text, 'group': group, 'choices': choices, 'at_least': at_least, 'at_most': at_most,
         'above': above, 'unit': unit, 'phases': phases, 'saved': saved or architecture,
-        'architecture': architecture, 'own_choice': own_choice, 'synonyms': synonyms.split()})
+        'architecture': architecture, 'path': path, 'own_choice': own_choice,
+        'synonyms': synonyms.split()})
 
 
 TRAIN = ('train',)
@@ -77,9 +78,9 @@ class Config:
                       'val: choose checkpoint and post-processing on labeled val images; test: '
                       'masks and metrics of testA; predict: masks of any images or volumes; '
                       'export: write the network as ONNX; pseudo_mask: write the soft masks of '
-                      'stage 1', choices=PHASES, synonyms='mode action task')
+                      'stage 1', choices=PHASES, synonyms='mode action task train test predict')
     dataset: str = main('phantom', 'name of the data set, a folder in --data_root; "phantom" is '
-                        'built in', saved=True, synonyms='data name dataset_name')
+                        'built in', saved=True, synonyms='data name dataset_name data_name')
     stage: int = main(1, '0: localizer; 1: label transfer; 2: student', choices=(0, 1, 2),
                       phases=NETWORK_PHASES, saved=True, own_choice='train: all in turn; else the '
                       'stage trained last')
@@ -90,24 +91,26 @@ class Config:
                         saved=True, own_choice="by the data set's name: ISIC dermoscopy; BraTS and "
                         "LGG brain_mri; others generic", synonyms='preset modality_profile')
     data_root: str = main(str(PROJECT / 'dataset'), 'folder that holds the data sets',
-                          synonyms='data_dir root datapath data_path')
+                          synonyms='data_dir root datapath data_path', path=True)
     result_dir: str = main('results', 'folder for everything that is written',
-                           phases=NETWORK_PHASES, synonyms='output_dir save_dir out_dir')
+                           phases=NETWORK_PHASES, path=True,
+                           synonyms='output_dir save_dir out_dir output_folder outdir')
     checkpoint: tuple = main(
         (), "checkpoint file, ours or the authors', to use or to start training from; val takes "
         "several of one folder", phases=NETWORK_PHASES, own_choice='best.pt of the run, else its '
-        'newest, else for stage 1 the newest in model/', synonyms='weights ckpt model pretrained')
+        'newest, else for stage 1 the newest in model/', path=True,
+        synonyms='weights ckpt model pretrained checkpoint_path model_path load')
     resume: bool = main(False, 'continue from the newest checkpoint of the run', phases=TRAIN,
-                        synonyms='continue')
+                        synonyms='continue continue_train restart')
     dry_run: bool = main(False, 'check data, memory, disk and permissions, print the plan, then '
                          'stop', phases=TRAIN, synonyms='check')
     device: str = main('auto', 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps',
-                       phases=NETWORK_PHASES, synonyms='gpu gpu_id gpu_ids cuda')
+                       phases=NETWORK_PHASES, synonyms='gpu gpus gpu_id gpu_ids cuda cpu')
     seed: int = main(0, 'seed of initial weights, sampling and augmentation', at_least=0,
                      at_most=2 ** 63, phases=('prepare', 'train'), saved=True)
     # prepare
     source: tuple = preparing((), 'downloaded folders; for "folders": disease images, normal '
-                              'images and, if any, labels')
+                              'images and, if any, labels', path=True)
     source_format: str = preparing('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
                                    'with ISIC_*_segmentation.png; folders: folders of images',
                                    choices=('', 'brats', 'isic', 'folders'), synonyms='format')
@@ -125,10 +128,12 @@ class Config:
                                 phases=('prepare', 'predict', 'export'), synonyms='force')
     # predict and export
     input: str = predicting('', 'an image, a NIfTI volume, or a folder of them',
-                            synonyms='input_dir in image images')
+                            path=True, synonyms='input_dir input_path '
+                            'input_folder input_file inputs in image images img folder file')
     output: str = predicting('', 'output folder, or a file for one image or volume; export: the '
                              'ONNX file', own_choice='export: <dataset>.onnx among the results',
-                             phases=('predict', 'export'), synonyms='out output_file seg')
+                             phases=('predict', 'export'), path=True,
+                             synonyms='out output_file output_path seg mask masks')
     presence_threshold: float = predicting(0.5, 'an image whose soft mask never reaches this value '
                                            'has no lesion; 0: always assume a lesion', at_least=0,
                                            at_most=1, synonyms='presence min_confidence')
@@ -154,15 +159,17 @@ class Config:
                          synonyms='backbone student_network timm arch')
     encoder_weights: str = option('', 'file of its weights, by the names of timm', NETS,
                                   phases=TRAIN, own_choice="installed ones for the default "
-                                  "encoder, else timm's", synonyms='backbone_weights')
+                                  "encoder, else timm's", path=True,
+                                  synonyms='backbone_weights')
     # training
     iteration: int = training(1500, 'number of training iterations', at_least=1,
-                              synonyms='iterations iter steps epochs epoch n_iter')
+                              synonyms='iterations iter iters steps max_steps epochs epoch '
+                              'num_epochs n_epochs max_epochs n_iter num_iterations niter')
     batch_size: int = option(2, 'images per domain and iteration; outside training, images per '
                              'batch', TRAINING, phases=NETWORK_PHASES, saved=True, at_least=1,
-                             at_most=65536, synonyms='batch bs')
+                             at_most=65536, synonyms='batch bs batches')
     lr: float = training(5e-5, 'learning rate of Adam', above=0,
-                         synonyms='learning_rate learning-rate rate')
+                         synonyms='learning_rate rate lrate')
     weight_decay: float = training(2e-5, 'weight decay of Adam', at_least=0, synonyms='wd')
     decay_flag: bool = training(True, "decay the learning rate to 0 by the stage's schedule; "
                                 "published: linearly over the second half")
@@ -178,7 +185,7 @@ class Config:
     teacher: str = option('', 'checkpoint of the teacher, or folder of its run: of stage 0 for '
                           'stage 1; of stage 1 or 0 for stage 2', TRAINING, phases=NETWORK_PHASES,
                           own_choice="the best of the stage before; for stage 2 the data set's "
-                          "folders syn_*, if there are any")
+                          "folders syn_*, if there are any", path=True)
     # loss weights
     adv_weight: float = weight(1.0, 'adversarial loss of the generators')
     dis_weight: float = weight(15.0, 'loss of the discriminators')
@@ -245,13 +252,15 @@ class Config:
                            phases=NETWORK_PHASES)
     num_workers: int = option(2, 'threads that read images ahead; 0: none', ADVANCED, at_least=0,
                               at_most=256, phases=NETWORK_PHASES, synonyms='workers threads')
-    cache_mb: int = option(2000, 'memory for decoded training images', ADVANCED, at_least=0,
+    cache_mb: float = option(2000, 'memory for decoded training images', ADVANCED, at_least=0,
                            unit='MB', phases=TRAIN)
     benchmark_flag: bool = option(False, 'cuDNN benchmark mode: choose the fastest algorithms',
                                   ADVANCED, phases=NETWORK_PHASES)
 
     def __post_init__(self) -> None:
         for one in fields(self):
+            if one.metadata['path']:  # `--flag=~/x` reaches the program as it is
+                object.__setattr__(self, one.name, _expanded(getattr(self, one.name)))
             check_value(one, getattr(self, one.name))
         if self.dry_run and self.phase != 'train':
             raise UserError(f'--dry_run True: of --phase train alone, not of {self.phase}')
@@ -331,13 +340,23 @@ SAVED = tuple(name for name, one in OPTIONS.items() if one.metadata['saved'])
 ARCHITECTURE = tuple(name for name, one in OPTIONS.items() if one.metadata['architecture'])
 
 
+# type of an option -> types of its values, and what that is called
+TYPES = {str: ((str,), 'a text'), int: ((int,), 'an integer'), float: ((float, int), 'a number'),
+         bool: ((bool,), 'True or False'), tuple: ((tuple, list), 'a list'),
+         int | tuple: ((int, tuple, list), 'an integer, or two')}
+
+
 def check_value(one: Any, value: Any) -> None:
-    """Raises UserError where a value of an option is none of its choices or out of its bounds."""
+    """Raises UserError where an option cannot have a value: by its type, choices or bounds."""
     rules = one.metadata
+    types, name_of_type = TYPES[one.type]
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    is_pair = one.type == int | tuple and type(value) is not int
+    if type(value) not in types or is_pair and [type(number) for number in value] != [int, int]:
+        raise UserError(f'--{one.name} {value!r}: has to be {name_of_type}')
     if rules['choices'] and value not in rules['choices']:
         choices = ', '.join(str(choice) for choice in rules['choices'] if choice != '')
         raise UserError(f'--{one.name} {value}: has to be one of {choices}')
-    numbers = value if isinstance(value, tuple | list) else (value,)
     for number in numbers if one.type in (int, float, int | tuple) else ():
         if not abs(number) <= sys.float_info.max or number < rules['at_least']:
             bound = rules['at_least']
@@ -347,6 +366,13 @@ def check_value(one: Any, value: Any) -> None:
             raise UserError(f'--{one.name} {value}: has to be above {rules["above"]:g}')
         if number > rules['at_most']:
             raise UserError(f'--{one.name} {value}: has to be at most {rules["at_most"]:g}')
+
+
+def _expanded(value: Any) -> Any:
+    """A path, or a list of them, with ~ as the home folder."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_expanded, value))
+    return os.path.expanduser(value) if isinstance(value, str | os.PathLike) else value
 
 
 def method_of(recipe: str, stage: int) -> str:

@@ -1,4 +1,5 @@
 """Folders of images to samples: layouts, reading, checking, unpaired batches."""
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,8 +24,9 @@ from image_files import (
     read_label,
 )
 from runtime import distributed
+from runtime.files import find_files, is_file_or_broken_link
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, find_files, is_file_or_broken_link
+from utils import UserError, similar_word
 
 LABEL_ENDING = '_segmentation'
 BROKEN_LINK = 'a link that leads nowhere'
@@ -108,7 +110,9 @@ def check_data_folder(folder: Path) -> None:
     """Raises UserError, naming the existing data sets, where the data set's folder is missing."""
     if not folder.is_dir():
         names = sorted(path.name for path in folder.parent.glob('*') if path.is_dir())
-        raise UserError(f'{folder}: no such folder; {folder.parent} holds '
+        alike = similar_word(folder.name, names)
+        hint = f'did you mean --dataset {alike}? ' if alike else ''
+        raise UserError(f'{folder}: no such folder; {hint}{folder.parent} holds '
                         f'{", ".join(names) or "no data set"}; {LAYOUT}')
 
 
@@ -167,6 +171,27 @@ def nothing_found(folder: Path, left_out: dict[Path, str],
 def training_images(data_folder: Path, problems: Problems | None = None) -> dict[str, list[Path]]:
     """Disease images under 'A' and normal ones under 'B'; raises UserError as list_images does."""
     return {domain: list_images(data_folder / f'train{domain}', problems) for domain in 'AB'}
+
+
+def contents(paths: list[Path]) -> dict[str, str]:
+    """Size in bytes and a hash of what each file holds, by the file's name: of images that were
+    replaced under the same names it differs. '' for a file that cannot be read."""
+    def content(path: Path) -> str:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return ''
+        return f'{len(data)} {hashlib.blake2b(data, digest_size=8).hexdigest()}'
+
+    return dict(zip([path.name for path in paths], prefetch(content, paths, cpu_count()),
+                    strict=True))
+
+
+def training_contents(data_folder: Path) -> dict[str, str]:
+    """As `contents`, of all training images, by `trainA/<name>` and `trainB/<name>`."""
+    images = training_images(data_folder, Problems())
+    return {f'train{domain}/{name}': content for domain, paths in images.items()
+            for name, content in contents(paths).items()}
 
 
 def find_cases(data_folder: Path, split: str, problems: Problems | None = None) -> list[Case]:

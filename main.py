@@ -4,7 +4,6 @@
     python main.py --dataset ISIC --phase test
 """
 import argparse
-import difflib
 import errno
 import os
 import re
@@ -18,7 +17,8 @@ import workflow
 from config import GROUPS, OPTIONS, PHASES
 from reporting.options import default_text
 from runtime import signals
-from utils import REMEDIES, UserError
+from runtime.files import REMEDIES, TEXT, print_any_character
+from utils import UserError, similar_word
 
 EXAMPLES = """Lesion masks from disease / normal image labels.
 
@@ -37,20 +37,21 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r'unrecognized arguments: --([\w-]+)', message)
-        alike = unknown and similar_option(unknown[1])
-        hint = f'did you mean --{alike}? ' if alike else ''
+        hint = ''
+        if unknown := re.match(r'unrecognized arguments: (?:.* )?-{1,2}([A-Za-z][\w-]*)', message):
+            alike = similar_option(unknown[1])
+            hint = f'did you mean --{alike}? ' if alike else ''
+        elif wrong := re.match(r"argument --(\w+): invalid choice: '(.*?)' \(", message):
+            alike = similar_word(wrong[2], OPTIONS[wrong[1]].metadata['choices'])
+            hint = f'did you mean {alike}? ' if alike else ''
         raise UserError(f'{message}; {hint}python main.py --help lists the flags')
 
 
 def similar_option(name: str) -> str:
     """The option that somebody meant who wrote this name; '' if none is like it."""
-    name = name.lower().replace('-', '_')
-    for option, one in OPTIONS.items():
-        if name == option or name in one.metadata['synonyms']:
-            return option
-    begun = [option for option in OPTIONS if option.startswith(name)]
-    return (begun or difflib.get_close_matches(name, OPTIONS, 1, 0.7) or [''])[0]
+    words = {word: option for option, one in OPTIONS.items()
+             for word in (option, *one.metadata['synonyms'])}
+    return words.get(similar_word(name, words), '')
 
 
 def boolean(text: str) -> bool:
@@ -100,7 +101,7 @@ def one_voice() -> Iterator[None]:
         yield
         return
     os.environ['TQDM_DISABLE'] = '1'
-    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, 'w', **TEXT) as nowhere, redirect_stdout(nowhere):
         yield
 
 
@@ -109,6 +110,10 @@ def main() -> int:
     went wrong; 2 bad input; 130 left at once."""
     try:
         with one_voice(), signals.handled():
+            print_any_character()
+            for argument in sys.argv[1:]:
+                if re.fullmatch('--[^=]+=--', argument):  # argparse makes an empty list of it
+                    raise UserError(f'{argument}: -- is no value')
             flags = vars(build_parser(phase_in(sys.argv[1:])).parse_args())
             phases = {'prepare': workflow.prepare, 'predict': workflow.use_network,
                       'export': workflow.use_network}

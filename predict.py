@@ -4,7 +4,6 @@
     predictor = Predictor('results/ISIC/model2/best.pt')
     segmentations = predictor.predict([image, …])  # H×W×3 uint8 in, H×W bool out
 """
-import csv
 import io
 import itertools
 import os
@@ -27,19 +26,13 @@ from inference.model_selection import chosen_rule
 from inference.postprocess import resize_map, to_bytes, to_segmentation
 from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
+from reporting.tables import TableWriter
 from runtime import targets
+from runtime.files import TEXT, atomic_write, find_files, make_folder, remove_temporary
 from runtime.lock import locked
 from runtime.threads import cpu_count, prefetch
 from stages.pseudo_labels import choose_teacher
-from utils import (
-    UserError,
-    atomic_write,
-    find_files,
-    make_folder,
-    pick_device,
-    progress_interval,
-    remove_temporary,
-)
+from utils import UserError, pick_device, progress_interval
 
 COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
 
@@ -211,15 +204,18 @@ def check_paths(config: Config) -> Paths:
     if not source.exists():
         raise UserError(f'--input {source}: no such file or folder')
     ending = output.name[len(nifti.stem(output)):]
-    to_file = not output.is_dir() and ending.lower() in ('.png', *nifti.SUFFIXES)
+    is_folder = output.is_dir() or config.output.endswith(('/', os.sep))
+    to_file = not is_folder and ending.lower() in ('.png', *nifti.SUFFIXES)
     flag = f'--output {output}'
     if to_file and not source.is_file():
         raise UserError(f'{flag}: a file, but --input {source} is a folder; give a folder')
     if to_file and nifti.is_volume(source) != nifti.is_volume(output):
         raise UserError(f'{flag}: masks of volumes are .nii or .nii.gz, those of images .png')
-    if not to_file and output.suffix and not output.is_dir():
+    # of a folder of images the masks make a folder, whatever dots its name has
+    if not (to_file or is_folder) and output.suffix and (
+            source.is_file() or output.suffix.lower() in dataset.IMAGE_SUFFIXES):
         raise UserError(f'{flag}: neither a folder nor a file that masks can be: .png for images, '
-                        '.nii or .nii.gz for volumes')
+                        '.nii or .nii.gz for volumes; the name of a folder may end with /')
     folders = [source, source.parent] if source.is_file() and not to_file else [source]
     if targets.place(output) in map(targets.place, folders):
         raise UserError(f'{flag}: would write over --input; give another place')
@@ -244,7 +240,7 @@ def is_table(path: Path) -> bool:
     """Whether a file is a table of predictions, or empty."""
     if not path.is_file():
         return False
-    with open(path, encoding='utf-8', errors='replace') as file:
+    with open(path, **TEXT) as file:
         return file.readline().strip() in ('', ','.join(COLUMNS))
 
 
@@ -337,8 +333,7 @@ class PredictionWriter:
         for folder, of_folder in files:
             remove_temporary(folder, [path.name for path in of_folder])
         self._rows = io.StringIO(newline='')
-        self._table = csv.DictWriter(self._rows, COLUMNS)
-        self._table.writeheader()
+        self._table = TableWriter(self._rows, COLUMNS)
 
     def close(self) -> None:
         """Write the table of what was predicted."""

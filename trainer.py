@@ -22,18 +22,19 @@ from networks import count_parameters
 from reporting.results import ResultFolder, table, write_val_report
 from reporting.training_log import TrainingLog, archive_earlier_run
 from runtime import distributed, preflight, signals
+from runtime.files import make_folder
 from stages.base import Stage
 from stages.label_transfer import LabelTransferStage
 from stages.localizer import LocalizerStage
 from stages.optim import CollapseMonitor, NonFiniteError, NonFiniteGuard
 from stages.pseudo_labels import SPLITS, PseudoLabeler, choose_teacher, find_teacher
 from stages.student import StudentStage
-from utils import UserError, evenly_spaced, make_folder, pick_device, progress_interval, set_seed
+from utils import UserError, evenly_spaced, pick_device, progress_interval, set_seed
 
 # by Config.method
-STAGES: dict[str, type[Stage]] = {'localizer': LocalizerStage, 'label_transfer': LabelTransferStage,
-                                  'label_transfer_refine': LabelTransferStage,
-                                  'student': StudentStage}
+STAGES: dict[str, type[Stage]] = {
+    'localizer': LocalizerStage, 'label_transfer': LabelTransferStage,
+    'label_transfer_refine': LabelTransferStage, 'student': StudentStage}
 Source = tuple[checkpoints.Checkpoint, Config]  # and the Config that its network runs by
 GRID_IMAGES = 4  # of trainA in an image grid, and as many of val
 SCORED_IMAGES = 32  # of either folder that the label-free score looks at
@@ -71,7 +72,6 @@ class Trainer:
 
     def train(self, start_from: checkpoints.Checkpoint | None = None) -> None:
         """One stage, from the beginning or, with --resume True, from `start_from` on.
-
         Without --resume its networks are where a new run begins. Soft masks of a teacher are made.
         """
         config = self.config
@@ -397,8 +397,8 @@ class Trainer:
             raise UserError('--postprocess none: soft masks alone cannot be scored; leave it out')
         paths, masks = [case.image for case in cases], []
         for source, of_source in sources:
-            conditioning = (find_teacher(of_source, self.device, folder).masks('valA', paths)
-                            if of_source.takes_conditioning else None)
+            teacher = of_source.takes_conditioning and find_teacher(of_source, self.device, folder)
+            conditioning = teacher.masks('valA', paths) if teacher else None
             masks.append(val_masks(source, of_source, paths, conditioning, self.device))
         rows = model_selection.score(cases, sources, masks)
         print(model_selection.table(rows))

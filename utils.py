@@ -1,16 +1,10 @@
 """Small helpers for every module, quick to import: numpy and torch only where they are needed."""
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
+import difflib
 import random
-import re
-import secrets
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,101 +16,14 @@ class UserError(Exception):
     """Something the user can put right: one line that says what, where and what to do."""
 
 
-def make_folder(folder: Path, flag: str = '--result_dir') -> Path:
-    """Make a writable folder with its parents; raises UserError naming the flag that moves it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK) else 'permission denied'
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise UserError(f'cannot write to {folder}: {reason}; give another folder with {flag}')
-    return folder
-
-
-# what to do about an error of the disk; else to give another place
-REMEDIES = {errno.ENOSPC: 'make room on this disk', errno.EDQUOT: 'make room within your quota'}
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within, an error of the disk becomes an OSError of one line that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:  # in words already
-            raise
-        if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f'{path}: too long for a file name; give another') from None
-        remedy = REMEDIES.get(error.errno, 'give a place that can be written to')
-        raise OSError(f'{path}: cannot be written: {error.strerror}; {remedy}') from error
-
-
-# a file that is not whole yet: digest of its name to be, random number, ending
-TEMPORARY = re.compile(r'\.tmp_([0-9a-f]{8})_[0-9a-f]{16}(\..*)?')
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-
-
-@contextmanager
-def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A new file beside `path`, of its ending in small letters, to write to: when the block ends it
-    takes the place of `path` (`durable`: flushed to the disk before), after an error it is removed.
-    Raises OSError naming `path`."""
-    ending = ''.join(path.suffixes[-2:])[-16:].lower()
-    temporary = path.with_name(f'.tmp_{_digest(path.name)}_{secrets.token_hex(8)}{ending}')
-    with writing(path):
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        try:
-            yield temporary
-            if durable:
-                with open(temporary, 'rb+') as file:
-                    os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):  # a folder that may no longer be written to
-                temporary.unlink(missing_ok=True)
-
-
-def remove_temporary(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Remove what a killed `atomic_write` left in a folder that nobody else writes into now, or of
-    those of these names alone."""
-    digests = None if names is None else set(map(_digest, names))
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = TEMPORARY.fullmatch(path.name)
-        if match and (digests is None or match[1] in digests):
-            path.unlink(missing_ok=True)
-
-
-def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
-    """Files below a folder of these endings, in any case, sorted by path; no hidden ones. Links are
-    followed, but every folder is read once, by its own path rather than by a link to it, and none
-    that holds `folder`. Links that lead nowhere are among the files."""
-    endings, found = tuple(endings), []
-    folders, links, done = [folder], [], {str(parent) for parent in folder.resolve().parents}
-    while folders or links:
-        place = folders.pop() if folders else links.pop(0)
-        if (real := os.path.realpath(place)) in done:
-            continue
-        done.add(real)
-        try:
-            paths = sorted(path for path in place.iterdir() if not path.name.startswith('.'))
-        except OSError as error:
-            print(f'left out: {place}: cannot be listed: {error.strerror}', file=sys.stderr)
-            continue
-        for path in paths:
-            if os.path.isdir(path):  # False, not an error, where it may not be looked at
-                (links if path.is_symlink() else folders).append(path)
-            elif path.name.lower().endswith(endings) and is_file_or_broken_link(path):
-                found.append(path)
-    return sorted(found)
-
-
-def is_file_or_broken_link(path: Path) -> bool:
-    """Whether reading gives content or an error at once: no folder, no pipe that would wait."""
-    return os.path.isfile(path) or not os.path.exists(path)
+def similar_word(word: str, known: Iterable[str]) -> str:
+    """The known word that somebody meant: equal but for case, - and _, then begun by `word` (the
+    first), then the most alike; '' if none is."""
+    plain = {name.lower().replace('-', '_'): name for name in reversed(list(known)) if name}
+    word = word.lower().replace('-', '_')
+    begun = [name for name in reversed(plain) if name.startswith(word) and len(word) > 1]
+    found = ([word] if word in plain else begun) or difflib.get_close_matches(word, plain, 1, 0.7)
+    return plain[found[0]] if found and word else ''
 
 
 def pick_device(name: str) -> torch.device:

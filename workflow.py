@@ -1,4 +1,5 @@
 """Which runs one command line stands for, and carrying them out one after the other."""
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config import ARCHITECTURE, SAVED, Config, resolve
 from runtime import signals
+from runtime.files import TEXT
 from runtime.lock import locked
+from runtime.runs import checkpoints_of, last_trained
 from runtime.staging import remove_leftovers
 from utils import UserError, pick_device
 
@@ -66,9 +69,9 @@ def plan(flags: Flags) -> list[Run]:
     config = resolve(flags | {'stage': 1})
     if not all_stages:
         runs = [Run(flags | {'stage': 1})]
-        is_resumed = config.resume and has_checkpoints(config)
+        is_resumed = config.resume and checkpoints_of(config)
         if config.localization_weight and not config.teacher and not is_resumed:
-            if has_checkpoints(resolve(localizer)):
+            if checkpoints_of(resolve(localizer)):
                 localizer['resume'] = True  # one that is there is kept, and one begun is finished
             runs.insert(0, Run(localizer))
         return runs
@@ -82,17 +85,6 @@ def plan(flags: Flags) -> list[Run]:
     val = {name: flags[name] for name in OF_VAL if name in flags}
     val |= {'phase': 'val', 'stage': runs[-1].flags['stage']}
     return [*runs, Run(val, is_final_val=True)]
-
-
-def has_checkpoints(config: Config) -> bool:
-    return any(config.run_folder.glob(f'{config.dataset}_params_*.pt'))
-
-
-def last_trained(config: Config) -> int | None:
-    """The stage of the newest checkpoint in the result folder; None if there is none."""
-    stages = {path.stat().st_mtime: stage for stage in (0, 1, 2) for path in
-              config.result_folder.glob(f'model{stage}/{config.dataset}_params_*.pt')}
-    return stages[max(stages)] if stages else None
 
 
 # ---------------------------------------------------------------------------------- checkpoints
@@ -116,7 +108,7 @@ def choose_checkpoints(config: Config) -> list[Path]:
     if files:
         raise UserError(
             '--checkpoint starts a new run and --resume goes on with one: give one of the two')
-    numbered = checkpoints.numbered(config.run_folder, config.dataset)
+    numbered = checkpoints_of(config)
     if not numbered:
         print(f'nothing to resume in {config.run_folder}: starting at iteration 0')
     return numbered[-1:]
@@ -125,12 +117,11 @@ def choose_checkpoints(config: Config) -> list[Path]:
 def checkpoints_to_compare(config: Config, files: list[Path]) -> list[Path]:
     """The files that val scores, if there are any: those given, else all of the run; its best.pt
     competes, so that it gives way only to a better one."""
-    import checkpoint as checkpoints
     files = [path for path in files if path.name not in ('teacher.pt', 'localizer.pt')]
     if len({path.parent.resolve() for path in files}) > 1:
         raise UserError('--checkpoint: val.json and best.pt are written beside the files, so '
                         'give files of one folder')
-    files = files or checkpoints.numbered(config.run_folder, config.dataset)
+    files = files or checkpoints_of(config)
     best = (files[0].parent if files else config.run_folder) / 'best.pt'
     is_of_run = best.parent.parent.resolve() == config.result_folder.resolve()
     if is_of_run and best.is_file() and best not in files:
@@ -147,8 +138,8 @@ def read_checkpoints(flags: Flags) -> tuple[Config, list[tuple['Checkpoint', Con
         try:
             source = checkpoints.read(path)
         except UserError as error:
-            others = len(list(path.parent.glob(f'{config.dataset}_params_*.pt'))) > 1
-            hint = '; remove it to resume from the one before' if config.resume and others else ''
+            others = config.resume and len(checkpoints_of(config)) > 1
+            hint = '; remove it to resume from the one before' if others else ''
             raise UserError(f'{error}{hint}') from None
         print(f'checkpoint: {path} (iteration {source.iteration})')
         saved = source.config
@@ -156,6 +147,8 @@ def read_checkpoints(flags: Flags) -> tuple[Config, list[tuple['Checkpoint', Con
             kept = (*ARCHITECTURE, 'recipe') if config.stage == 2 else ARCHITECTURE
             saved = {name: saved[name] for name in kept if name in saved}
         sources.append((source, resolve(flags, saved, str(path))))
+        if config.phase == 'train' and config.resume:
+            say_what_changed(*sources[0])
     if config.phase == 'val':  # best.pt mostly is one of the numbered files
         sources = list({checkpoints.fingerprint(source): (source, of_source)
                         for source, of_source in reversed(sources)}.values())[::-1]
@@ -164,6 +157,35 @@ def read_checkpoints(flags: Flags) -> tuple[Config, list[tuple['Checkpoint', Con
     elif config.phase == 'train' and config.stage == 2:
         config = resolve(flags, inherited=inherited_options(config))
     return config, sources
+
+
+def say_what_changed(source: 'Checkpoint', config: Config) -> None:
+    """Print which settings and which training images are no longer those of a run that is to be
+    resumed; raises UserError for another data set, which holds less than half of its images."""
+    import checkpoint as checkpoints
+    import dataset
+    now = config.saved_values()
+    before = {name: tuple(value) if isinstance(value, list) else value
+              for name, value in source.config.items()}
+    changed = [f'{name} {now[name]} (was {before[name]})' for name in SAVED
+               if name in before and before[name] != now[name]]
+    if changed:
+        print(f'changed settings: {", ".join(changed)}')
+    try:
+        trained_on = dict(json.loads(checkpoints.data_record(config).read_text(**TEXT)))
+    except (OSError, ValueError, TypeError):
+        return  # a run of an earlier version
+    images = dataset.training_contents(config.data_folder)
+    kept = sum(images.get(name) == content for name, content in trained_on.items())
+    if 2 * kept < len(trained_on):
+        raise UserError(f'{config.data_folder}: another data set: of the {len(trained_on)} '
+                        f'training images of {source.path} it holds {kept}; resume with the '
+                        f'--data_root of those, or start anew: --stage {config.stage} without '
+                        '--resume')
+    lost = len(trained_on) - kept
+    if lost or len(images) > kept:
+        print(f'changed data set: of the {len(trained_on)} training images {lost} are gone or '
+              f'hold something else, and {len(images) - kept} are new')
 
 
 def inherited_options(config: Config, of_teacher: Flags | None = None) -> Flags:

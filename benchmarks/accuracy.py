@@ -42,8 +42,8 @@ from inference.postprocess import EXPONENTS, PSEUDO_LABEL_RULES, segment, to_byt
 from main import build_parser
 from predict import Predictor
 from reporting import visualize
+from runtime.files import atomic_write
 from runtime.threads import cpu_count, prefetch
-from utils import atomic_write
 
 # ------------------------------------------------------------------------------------ the rows
 

@@ -16,5 +16,5 @@ def parser_of(text: str) -> argparse.ArgumentParser:
 
 def resident_memory(process: int | str = 'self') -> float:
     """The memory of a process, MB (Linux)."""
-    pages = int(Path(f'/proc/{process}/statm').read_text().split()[1])
+    pages = int(Path(f'/proc/{process}/statm').read_text('utf-8').split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE') / 1e6

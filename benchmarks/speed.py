@@ -368,7 +368,7 @@ def numbers(result: StepResult) -> list[float]:
 def peak_memory() -> float:
     """The largest memory this process has had, MB."""
     if Path('/proc/self/status').is_file():  # getrusage counts the parent process in
-        return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1e3
+        return int(Path('/proc/self/status').read_text('utf-8').split('VmHWM:')[1].split()[0]) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes, on macOS
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from config import Config
 from inference.soft_masks import as_conditioning, average_over_flips
 from runtime import targets
+from runtime.files import atomic_write, remove_temporary
 from runtime.lock import locked
-from utils import UserError, atomic_write, remove_temporary
+from utils import UserError
 
 MAX_DIFFERENCE = 1e-4  # of a soft mask in [0, 1] between onnxruntime and torch
 OPSET = 18

@@ -24,8 +24,9 @@ from inference.postprocess import (
 )
 from networks import pool_logits
 from runtime import distributed
+from runtime.files import TEXT, atomic_write
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, atomic_write, progress_interval
+from utils import UserError, progress_interval
 
 
 def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint, Config]],
@@ -179,7 +180,7 @@ def _choice_in(path: Path, checkpoint: checkpoints.Checkpoint) -> dict[str, Any]
     if not path.is_file():
         return {}
     try:
-        rows = [row for row in json.loads(path.read_text())['rows']
+        rows = [row for row in json.loads(path.read_text(**TEXT))['rows']
                 if row['fingerprint'] == checkpoints.fingerprint(checkpoint)]
         best = {row['rule']: row for row in reversed(rows)}
         choice = {'rule': rows[0]['rule']} if rows else {}

@@ -21,7 +21,8 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from utils import UserError, find_files
+from runtime.files import find_files
+from utils import UserError
 
 imageglobals.logger.setLevel(logging.CRITICAL)  # it prints what it repairs, without the file's name
 
@@ -75,7 +76,7 @@ def case_and_kind(path: Path) -> tuple[str, str] | None:
 
 
 def find_volumes(folder: Path) -> list[Path]:
-    """All volumes below a folder, sorted by path, as utils.find_files lists them."""
+    """All volumes below a folder, sorted by path, as runtime.files.find_files lists them."""
     return find_files(folder, SUFFIXES)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from runtime.files import TEXT, writing
 from runtime.staging import new_staging_folder, remove_leftovers, replace_folder
 from runtime.threads import cpu_count, prefetch
-from utils import progress_interval, writing
+from utils import progress_interval
 
 
 class Subset(NamedTuple):
@@ -159,7 +160,7 @@ def write_phantom(folder: Path, seed: int = 0, size: int = 256, progress: bool =
                       unit=' images', disable=not progress, mininterval=progress_interval()):
             pass
         with writing(folder / 'README.txt'):
-            (temporary / 'README.txt').write_text(README.format(seed=seed, size=size))
+            (temporary / 'README.txt').write_text(README.format(seed=seed, size=size), **TEXT)
         replace_folder(folder, temporary)
     finally:
         remove_leftovers(folder)

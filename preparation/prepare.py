@@ -10,6 +10,7 @@ from pathlib import Path
 from config import Config
 from preparation import brats, folders, isic
 from preparation.writer import DatasetWriter
+from runtime.files import TEXT
 from runtime.lock import locked
 from runtime.staging import changed_files, new_staging_folder, remove_leftovers, replace_folder
 from utils import UserError
@@ -83,7 +84,7 @@ def check_target(config: Config) -> None:
     if not config.overwrite:
         raise UserError(f'{folder}: exists already; --overwrite True replaces it, or {advice}')
     try:
-        written = json.loads((folder / 'prepare.json').read_text('utf-8'))['files']
+        written = json.loads((folder / 'prepare.json').read_text(**TEXT))['files']
         changed = changed_files(folder, written)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f'{folder}/prepare.json: damaged, or of an earlier version, so nothing '

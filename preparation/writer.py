@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 import dataset
 from config import OPTIONS, PROFILE_OF, Config
+from runtime.files import TEXT, writing
 from runtime.staging import digests
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, progress_interval, writing
+from utils import UserError, progress_interval
 
 SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
@@ -97,7 +98,7 @@ class DatasetWriter:
                    'files': digests(self.folder)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         with writing(config.data_folder / 'prepare.json'):
-            (self.folder / 'prepare.json').write_text(f'{text}\n', encoding='utf-8')
+            (self.folder / 'prepare.json').write_text(f'{text}\n', **TEXT)
 
     def summary(self) -> str:
         """Counts, what was left out, and the command that trains on the data set."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import median_filter
 
-from utils import atomic_write
+from runtime.files import TEXT, atomic_write
 
 COLUMNS = 4  # panels side by side
 PANEL_SIZE = 3.3, 2.4  # inches
@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The columns of a table of numbers by name; {} for a file that is missing or holds no row."""
     if not path.is_file():
         return {}
-    with open(path, newline='') as file:
+    with open(path, newline='', **TEXT) as file:
         names, *rows = [row for row in csv.reader(file) if row] or [[]]
     numbers = []
     for row in rows:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dataset import read_image
 from reporting.visualize import LABEL_COLOR, SEGMENTATION_COLOR
-from utils import atomic_write
+from runtime.files import TEXT, atomic_write
 
 # A report of more entries holds smaller images, so that 1000 of them take less than 30 MB
 MAX_LARGE_ENTRIES = 200
@@ -78,7 +78,7 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
              'kinds': [_definitions(meanings), _legend() if 'overlay' in kinds else ''],
              'data': _data(kinds, list(metric_info), reduced)}
     with (atomic_write(path) as temporary,
-          open(temporary, 'w', encoding='utf-8', errors='replace', newline='\n') as file):
+          open(temporary, 'w', newline='\n', **TEXT) as file):
         for index, text in enumerate(re.split(r'{{(\w+)}}', template)):
             file.writelines(parts[text] if index % 2 else [text])
 

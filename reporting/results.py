@@ -2,7 +2,6 @@
 
 Metrics come in as data: `rows` hold, for each labeled case, its `name` and its metrics in percent.
 """
-import csv
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +14,10 @@ from PIL import Image
 from dataset import Case, read_image, read_label
 from reporting import report, visualize
 from reporting.report import MetricInfo, Summarize, Summary
+from reporting.tables import TableWriter, open_table
 from runtime import distributed
+from runtime.files import TEXT, make_folder, writing
 from runtime.staging import new_staging_folder
-from utils import make_folder, writing
 
 OVERVIEW_CASES = 8
 MAX_IN_REPORT = 2000
@@ -79,14 +79,13 @@ class ResultFolder:
                       metric_names: Iterable[str]) -> None:
         """metrics.csv, one image a row, and metrics.json with the means, percent; both empty
         without labels. `used` says how they came about: files, stage, post-processing."""
-        with (writing(self.final / 'metrics.csv'),
-              open(self.folder / 'metrics.csv', 'w', newline='') as file):
-            writer = csv.DictWriter(file, ['name', *metric_names])
-            writer.writeheader()
-            writer.writerows(rows)
+        with writing(self.final / 'metrics.csv'), open_table(self.folder / 'metrics.csv') as file:
+            writer = TableWriter(file, ['name', *metric_names])
+            for row in rows:
+                writer.writerow(row)
         content = {**used, 'images': len(rows), 'mean': mean, 'per_image': rows}
         with writing(self.final / 'metrics.json'):
-            (self.folder / 'metrics.json').write_text(json.dumps(content, indent=2) + '\n')
+            (self.folder / 'metrics.json').write_text(json.dumps(content, indent=2) + '\n', **TEXT)
 
     def write_report(self, used: dict[str, Any], cases: list[Case], rows: list[Row],
                      metric_info: MetricInfo, summarize: Summarize) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from reporting import curves, visualize
-from utils import atomic_write, make_folder, remove_temporary, writing
+from runtime.files import TEXT, atomic_write, make_folder, remove_temporary, writing
 
 MAX_IMAGE_GRIDS = 200
 STEP_COLUMNS = ('mask_share', 'skipped')  # of losses.csv, behind the losses
@@ -40,12 +40,12 @@ class CsvLog:
         """Opens `path`; of the rows that are there already those up to iteration `start` stay."""
         self.path, self.columns, kept = path, tuple(columns), []
         if start and path.is_file():
-            with open(path, newline='') as file:
+            with open(path, newline='', **TEXT) as file:
                 kept = [row for row in csv.reader(file)
                         if row and row[0].isdigit() and int(row[0]) <= start]
-        with atomic_write(path) as temporary, open(temporary, 'w', newline='') as file:
+        with atomic_write(path) as temporary, open(temporary, 'w', newline='', **TEXT) as file:
             csv.writer(file).writerows([['iteration', *self.columns], *kept])
-        self.file = open(path, 'a', newline='')
+        self.file = open(path, 'a', newline='', **TEXT)
         self.writer = csv.writer(self.file)
 
     def write(self, iteration: int, values: dict[str, float]) -> None:

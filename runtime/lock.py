@@ -4,7 +4,6 @@ A lock is a hidden file beside what it protects, which the kernel locks (flock) 
 process lives, however that ends: after kill -9 the next program takes the file over. The file says
 who holds it, for the message, and for network disks, where a machine may not see the locks of
 another: a file that names another machine is a lock until somebody removes it."""
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils import UserError, make_folder, writing
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from runtime.files import TEXT, make_folder, writing
+from utils import UserError
 
 ENDING = '.label-transfer-lock'
 
@@ -24,7 +29,10 @@ ENDING = '.label-transfer-lock'
 def locked(target: Path, flag: str = '--result_dir', wait: bool = False) -> Iterator[None]:
     """Within, this program alone writes into `target`, a folder or file. Raises UserError, naming
     who does, where another one does already; with `wait` it waits for one on this machine. `flag`
-    is the option that moves `target`."""
+    is the option that moves `target`. Without flock (Windows) there is no lock."""
+    if fcntl is None:
+        yield
+        return
     path = lock_file(target, flag)
     descriptor = _open(path, target, flag, wait)
     try:
@@ -115,7 +123,7 @@ def _this_process() -> dict[str, Any]:
     containers ('' where there is no /proc); `start` tells a later process of the same number."""
     boot = ''
     with suppress(OSError):
-        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text(**TEXT).strip()
     return {'host': socket.gethostname(), 'boot': boot, 'pid': os.getpid(),
             'start': _start(os.getpid()), 'since': f'{datetime.now():%Y-%m-%d %H:%M:%S}'}
 
@@ -123,7 +131,7 @@ def _this_process() -> dict[str, Any]:
 def _start(pid: int) -> str:
     """When a living process started, in the kernel's ticks; '' where there is none, or no /proc."""
     try:
-        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        fields = Path(f'/proc/{pid}/stat').read_text(**TEXT).rpartition(')')[2].split()
     except (OSError, ValueError):
         return ''
     return '' if fields[0] in 'ZX' else fields[19]

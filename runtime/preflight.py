@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from config import STUDENT_NETWORKS, Config
+from runtime.files import TEXT
+from runtime.runs import checkpoints_of
 from utils import UserError, pick_device
 
 # Bytes that training needs at its peak, as fitted to peaks measured on a CPU (docs/performance.md):
@@ -17,6 +19,10 @@ PROGRAM_BYTES = 0.7e9
 FEATURE_MAPS = {'first': 115, 'second': 128, 'localizer': 18,
                 'unet student': 60}  # maps of ch channels in float32
 PRETRAINED_CHANNELS = 1200  # of EfficientNet-Lite0 and its decoder
+# bytes that one image takes without gradients, as measured: 4·MASK_MAPS·ch a pixel; of a student
+# with a pretrained encoder 4·MASK_CHANNELS
+MASK_MAPS = {'first': 6, 'second': 4, 'localizer': 3, 'unet student': 13}
+MASK_CHANNELS = 70
 REFUSED_FROM = 2  # times the available memory; the estimate is not exact
 METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
                 'label_transfer_refine': 'label transfer given stage-1 soft masks',
@@ -25,13 +31,28 @@ METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
 
 def memory_needed(config: Config, counts: dict[str, int]) -> float:
     """About how many bytes training takes at its peak."""
-    kind = {'localizer': 'localizer', 'student': 'unet student'}.get(config.method,
-                                                                     config.generation)
     pixels = math.prod(config.size) * config.batch_size
-    channels = FEATURE_MAPS[kind] * config.ch
-    if config.method == 'student' and config.encoder != 'none':
-        channels = PRETRAINED_CHANNELS
+    channels = channels_at_once(config, FEATURE_MAPS, PRETRAINED_CHANNELS)
     return PROGRAM_BYTES + 16 * sum(counts.values()) + 4 * channels * pixels
+
+
+def channels_at_once(config: Config, maps: dict[str, int], pretrained: int) -> int:
+    """Channels in memory at the peak: `maps` of ch by kind of network, or of a pretrained one."""
+    if config.method == 'student' and config.encoder != 'none':
+        return pretrained
+    return config.ch * maps[{'localizer': 'localizer', 'student': 'unet student'}.get(
+        config.method, config.generation)]
+
+
+def check_mask_memory(config: Config, file: Path) -> None:
+    """Raises UserError where the network of a checkpoint cannot see even one image of its size."""
+    height, width = config.size
+    needed = 4 * channels_at_once(config, MASK_MAPS, MASK_CHANNELS) * height * width
+    available = available_memory(pick_device(config.device))
+    if needed > available:
+        raise UserError(f'{file}: its network needs about {size_text(needed)} of memory for one '
+                        f'image of {width}×{height} px, and there are {size_text(available)}; give '
+                        'a smaller --img_size')
 
 
 def available_memory(device: torch.device) -> float:
@@ -41,7 +62,7 @@ def available_memory(device: torch.device) -> float:
     has_sysconf = hasattr(os, 'sysconf')
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if has_sysconf else 0
     try:
-        return min(memory, int(Path('/sys/fs/cgroup/memory.max').read_text()))
+        return min(memory, int(Path('/sys/fs/cgroup/memory.max').read_text(**TEXT)))
     except (OSError, ValueError):
         return memory or float('inf')
 
@@ -87,7 +108,7 @@ def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]
     disk, free = check_disk(config, counts)
     needed, available = check_memory(config, counts)
     folder = config.run_folder
-    resumes = config.resume and any(folder.glob(f'{config.dataset}_params_*.pt'))
+    resumes = config.resume and checkpoints_of(config)
     replaces = not config.resume and folder.is_dir() and any(folder.iterdir())
     height, width = config.size
     batch = ' + '.join(str(count) for count in config.batch_counts.values())

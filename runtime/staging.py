@@ -6,7 +6,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from utils import make_folder, writing
+from runtime.files import make_folder, writing
 
 
 def new_staging_folder(folder: Path, flag: str = '--result_dir') -> Path:

@@ -18,6 +18,7 @@ from inference.postprocess import pseudo_label, to_bytes
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks, to_array
 from reporting import visualize
 from runtime import distributed
+from runtime.files import TEXT, writing
 from runtime.lock import locked
 from runtime.staging import (
     changed_files,
@@ -26,7 +27,7 @@ from runtime.staging import (
     remove_leftovers,
     replace_folder,
 )
-from utils import UserError, progress_interval, writing
+from utils import UserError, progress_interval
 
 # published folders of stage-1 masks, syn_<split> -> folder of the images they are of
 RECORD = 'written.json'  # in a folder of soft masks: digests of the other files
@@ -84,12 +85,13 @@ class PseudoLabeler:
         if not self.checkpoint:
             return self._published_masks(split, paths)
         folder = self.config.result_folder / f'{self.prefix}_{split}'
-        if not self._is_up_to_date(folder, paths):
+        source = self._source(paths)
+        if not self._is_up_to_date(folder, paths, source):
             with ExitStack() as cleanup:
                 if distributed.is_main_process():
                     cleanup.enter_context(locked(folder))
                     cleanup.callback(remove_leftovers, folder)
-                self._write_masks(split, folder, paths)
+                self._write_masks(split, folder, paths, source)
         return {path.stem: folder / f'{path.stem}.png' for path in paths}
 
     def _published_masks(self, split: str, paths: list[Path]) -> dict[str, Path]:
@@ -100,23 +102,28 @@ class PseudoLabeler:
                             'to have the masks made')
         return {path.stem: by_stem[path.stem] for path in paths}
 
-    def _source(self) -> dict[str, Any]:
-        """What the masks are made with; they are made again when it has changed."""
+    def _source(self, paths: list[Path]) -> dict[str, Any]:
+        """What the masks are made with and of; they are made again when it has changed."""
         network = config_of_network(self.checkpoint, self.config)
         localizer = self.taught_by and [checkpoints.fingerprint(self.taught_by.checkpoint),
                                         self.config.localizer_share]
         return {'teacher': checkpoints.fingerprint(self.checkpoint), 'localizer': localizer,
-                'tta': network.tta, 'img_size': list(network.size)}
+                'tta': network.tta, 'img_size': list(network.size),
+                'images': dataset.contents(paths)}
 
-    def _is_up_to_date(self, folder: Path, paths: list[Path]) -> bool:
+    def _is_up_to_date(self, folder: Path, paths: list[Path], source: dict[str, Any]) -> bool:
         try:
-            source = json.loads((folder / 'source.json').read_text())
-        except (OSError, ValueError):
+            made_of = json.loads((folder / 'source.json').read_text(**TEXT))
+            # masks of other images do not matter: some may be left out this time
+            made_of['images'] = {name: content for name, content in made_of['images'].items()
+                                 if name in source['images']}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-        return (source == self._source()
+        return (made_of == source
                 and all((folder / f'{path.stem}.png').is_file() for path in paths))
 
-    def _write_masks(self, split: str, folder: Path, paths: list[Path]) -> None:
+    def _write_masks(self, split: str, folder: Path, paths: list[Path],
+                     source: dict[str, Any]) -> None:
         config = config_of_network(self.checkpoint, self.config)
         maps = self.taught_by and self.taught_by.masks(split, paths)
         network = mask_network(self.checkpoint, config, self.device)
@@ -141,8 +148,8 @@ class PseudoLabeler:
         distributed.barrier()
         if distributed.is_main_process():
             with writing(folder / 'source.json'):
-                (staging / 'source.json').write_text(json.dumps(self._source()) + '\n')
-                (staging / RECORD).write_text(json.dumps(digests(staging, RECORD)) + '\n')
+                (staging / 'source.json').write_text(json.dumps(source) + '\n', **TEXT)
+                (staging / RECORD).write_text(json.dumps(digests(staging, RECORD)) + '\n', **TEXT)
             replace_folder(folder, staging)
         distributed.barrier()
 

@@ -144,7 +144,7 @@ def names(folder: Path) -> list[str]:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    with open(path, newline='') as file:
+    with open(path, newline='', encoding='utf-8') as file:
         return list(csv.DictReader(file))
 
 

@@ -164,6 +164,10 @@ def test_values_that_no_option_can_have_are_refused(saved, tmp_path):
            'light': [1, 'True'], 'lr': [0.0, float('nan'), 10 ** 400], 'tta': [''],
            'img_size': [9000, [32], [32, 32, 32], [32, 32.0], [32, True], '32'],
            'stage': [3, True, 1.0], 'dataset': [None, 7]}
+    for wrong in (True, 1.0, -1, None):
+        torch.save(content | {'iteration': wrong}, path)
+        with pytest.raises(UserError, match=r'x\.pt: does not say its iteration'):
+            checkpoints.read(path)
     for name, values in bad.items():
         for value in values:
             with pytest.raises(UserError, match=rf'x\.pt: its config has no valid {name}; damaged'):

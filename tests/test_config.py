@@ -28,7 +28,7 @@ def test_every_option_is_declared_in_full():
 def values_outside() -> Iterator[tuple[str, Any, str]]:
     """For each bound and list of choices: option, a value outside, and what the message says."""
     for name, option in OPTIONS.items():
-        rules, step = option.metadata, 1 if option.type is int else 0.001
+        rules, step = option.metadata, 0.001 if option.type is float else 1
         if rules['choices']:
             outside = 99 if option.type is int else 'no_such_choice'
             yield name, outside, str(rules['choices'][-1])

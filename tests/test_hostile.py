@@ -2,7 +2,9 @@
 import copy
 import pickle
 import random
+import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,68 @@ def test_what_cannot_be_resumed_says_so(files, name, data_root, tmp_path):
             assert str(path) in str(error)
             refused += 1
     assert 0 < refused < 10
+
+
+@pytest.mark.parametrize('change, part', [
+    (lambda weight: weight.to(torch.int8), r'genA2B\.\S+ \(int8\)'),
+    (lambda weight: weight.to(torch.float8_e4m3fn), r'genA2B\.\S+ \(float8_e4m3fn\)'),
+    (lambda weight: weight.to(torch.complex64), 'complex64'),
+    (lambda weight: torch.nested.nested_tensor([weight, weight]), 'of a kind that no network has'),
+    (lambda weight: weight.to_sparse(), 'of a kind that no network has'),
+    (lambda weight: weight.to('meta'), 'of a kind that no network has'),
+    (lambda weight: weight > 0, 'holds bool'), (lambda weight: weight.long(), 'holds int64'),
+    (lambda weight: weight.double() + 1e300, 'not finite')])
+def test_weights_of_other_kinds_are_refused_by_name(contents, change, part, tmp_path):
+    key, weight = next(iter(contents['transfer']['genA2B'].items()))
+    path = tmp_path / 'x.pt'
+    with warnings.catch_warnings(), pytest.raises(UserError, match=rf'x\.pt: .*{part}'):
+        warnings.simplefilter('ignore')  # torch's, of nested tensors
+        changed = contents['transfer']['genA2B'] | {key: change(weight)}
+        torch.save(contents['transfer'] | {'genA2B': changed}, path)
+        checkpoint = checkpoints.read(path)
+        checkpoints.take_network(checkpoint, resolve({'phase': 'test'}, checkpoint.config),
+                                 'genA2B')
+
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', '_orig_mod.module.', 'parameters'])
+def test_weights_as_other_programs_save_them_load(contents, prefix, tmp_path):
+    """Of wrapped networks, as parameters, in bfloat16, and of two networks that share storage."""
+    state = contents['transfer']['genA2B']
+    if prefix == 'parameters':
+        other = {key: torch.nn.Parameter(tensor.bfloat16()) for key, tensor in state.items()}
+    else:
+        other = {prefix + key: tensor for key, tensor in state.items()}
+    content = contents['transfer'] | {'genA2B': other, 'genB2A': other}
+    assert loads(tmp_path / 'x.pt', content)
+    assert (tmp_path / 'x.pt').stat().st_size < 1.6 * sum(
+        tensor.nbytes for tensor in other.values())  # the second network takes no place of its own
+    checkpoint = checkpoints.read(tmp_path / 'x.pt')
+    assert checkpoint.networks['genA2B'].keys() == state.keys()
+    assert len(checkpoints.fingerprint(checkpoint)) == 16
+    if prefix == 'module.':
+        assert not loads(tmp_path / 'x.pt', content | {'genA2B': other | state})
+
+
+def test_torchscript_is_refused_before_torch_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, 'load', None)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / 'x.pt')
+    with pytest.raises(UserError, match=r'x\.pt: refused: TorchScript'):
+        checkpoints.read(tmp_path / 'x.pt')
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_a_size_beyond_the_memory_is_refused(contents, name, tmp_path, monkeypatch):
+    monkeypatch.setattr('runtime.preflight.available_memory', lambda device: 1e9)
+    config = contents[name]['config'] | {'img_size': 8192}
+    torch.save(contents[name] | {'config': config}, tmp_path / 'x.pt')
+    checkpoint = checkpoints.read(tmp_path / 'x.pt')
+    for flags, is_small in (({}, False), ({'img_size': 64}, True)):
+        config = resolve({'phase': 'test', **flags}, checkpoint.config)
+        with nullcontext() if is_small else pytest.raises(
+                UserError, match=r'x\.pt: .*memory for one image of 8192×8192 px.*--img_size'):
+            mask_network(checkpoint, config, CPU)
 
 
 def test_a_compressed_archive_is_not_expanded(files, tmp_path):
