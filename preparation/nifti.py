@@ -231,7 +231,8 @@ def read(path: Path) -> Volume:
     try:
         with open(path, 'rb') as file:
             gzipped = file.read(2) == b'\x1f\x8b'
-        with gzip.open(path) if gzipped else open(path, 'rb') as file:
+        with (gzip.open(path) if gzipped else open(path, 'rb') as file,
+              np.errstate(over='ignore', invalid='ignore')):
             header = read_header(file)
             shape = header.get_data_shape()[:3]
             affine = affine_of(header)
@@ -317,8 +318,7 @@ def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarra
         stored = file.read(part.size * kind.itemsize)
         if len(stored) < part.size * kind.itemsize:
             raise ValueError('shorter than its header says')
-        with np.errstate(over='ignore', invalid='ignore'):
-            part[:] = apply_read_scaling(np.frombuffer(stored, kind), *slope_and_inter)
+        part[:] = apply_read_scaling(np.frombuffer(stored, kind), *slope_and_inter)
         are_infinite = np.isinf(part)
         infinite += int(are_infinite.sum())
         part[are_infinite] = np.nan
