@@ -338,7 +338,7 @@ class PredictionWriter:
     def close(self) -> None:
         """Write the table of what was predicted."""
         with atomic_write(self.paths.table) as temporary:
-            temporary.write_text(self._rows.getvalue(), 'utf-8', 'surrogateescape', newline='')
+            temporary.write_text(self._rows.getvalue(), newline='', **TEXT)
 
     def add_image(self, path: Path, name: Path, prediction: Prediction) -> None:
         """`name` is the path of the image, `path`, in --input."""
