@@ -298,8 +298,9 @@ def _check_fit(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
         more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
         raise UserError(f'{checkpoint.path}: {name} does not fit: {wrong[0]}{more}')
     for key, tensor in state.items():
-        is_weight = of_network[key].is_floating_point()
-        if tensor.dtype not in (_WEIGHTS if is_weight else (of_network[key].dtype,)):
+        own = of_network[key]
+        if tensor.dtype not in (*(_WEIGHTS if own.is_floating_point() or not own.ndim else ()),
+                                own.dtype):  # earlier files held counters in half precision
             kind = str(tensor.dtype).removeprefix('torch.')
             raise UserError(f'{checkpoint.path}: {name} does not fit: {key} holds {kind}')
     if not all(tensor.float().isfinite().all() for tensor in state.values()):
@@ -431,7 +432,7 @@ def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> 
     """Write the network that makes masks, by default in half precision. Raises OSError."""
     name = mask_network_name(checkpoint)
     not_in_the_file = {name: OPTIONS[name].default for name in ('img_size', 'n_dis')}
-    state = {key: tensor.half() if half else tensor
+    state = {key: tensor.half() if half and tensor.is_floating_point() else tensor
              for key, tensor in checkpoint.networks[name].items()}
     write({'format': FORMAT, 'iteration': checkpoint.iteration, 'best_ja': checkpoint.best_ja,
            'config': not_in_the_file | checkpoint.config, name: state}, target)

@@ -2,6 +2,8 @@
 import pickle
 from functools import partial
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ import checkpoint as checkpoints
 from config import ARCHITECTURE, NETWORKS, SAVED, Config, resolve
 from helpers import names, same
 from networks import build_networks
+from predict import Predictor
+from preparation.phantom import draw_skin
 from stages.label_transfer import LabelTransferStage
 from utils import UserError
 
@@ -231,3 +235,45 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     checkpoints.prune(tmp_path, 'Set', 2)
     assert names(tmp_path) == ['Set_params_0000010.pt', 'Set_params_0000100.pt', 'best.pt']
     assert (tmp_path / 'best.pt').read_text() == '5'
+
+
+def blob(background: int, inside: int, head: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """An image 160×160 with a blurred disc, in a head or not, and the disc."""
+    rows, columns = np.mgrid[:160, :160]
+    lesion = np.hypot(rows - 70, columns - 85) < 28
+    frame = np.hypot(rows - 80, columns - 80) < 72 if head else np.ones_like(lesion)
+    gray = np.where(lesion, inside, background * frame) + np.random.default_rng(0).normal(
+        0, 6, lesion.shape)
+    gray = cv2.GaussianBlur(gray.clip(0, 255).astype(np.uint8), (0, 0), 1.5)
+    return np.repeat(gray[..., None], 3, 2), lesion
+
+
+@pytest.mark.parametrize(('name', 'image'), [
+    ('ISIC', blob(200, 90)), ('LGG', blob(90, 200, head=True)), ('BUSI', blob(120, 20)),
+    ('phantom', draw_skin(np.random.default_rng(0), 160, True))])
+def test_the_shipped_weights_find_a_lesion(name, image):
+    file, = checkpoints.MODEL_FOLDER.glob(f'{name}_params_*.pt')
+    predictor = Predictor(file, 'cpu')
+    image, lesion = image[0], image[1] > 0
+    found = predictor.predict([image])[0]
+    assert (found & lesion).sum() > 0.5 * (found | lesion).sum()
+
+
+def test_half_precision_leaves_counters_and_earlier_files_load(tmp_path):
+    config = Config(stage=2, img_size=32)
+    networks = build_networks(config, ['ema'])
+    state = networks['ema'].state_dict()
+    assert any(not tensor.is_floating_point() for tensor in state.values())
+    whole = tmp_path / 'whole.pt'
+    checkpoints.write({'format': checkpoints.FORMAT, 'iteration': 1, 'best_ja': None,
+                       'config': config.saved_values(), 'ema': state}, whole)
+    small = tmp_path / 'small.pt'
+    checkpoints.write_test_part(checkpoints.read(whole), small)
+    content = torch.load(small, weights_only=True)
+    assert {tensor.dtype for tensor in content['ema'].values()} == {torch.float16, torch.int64}
+    content['ema'] = {key: tensor.half() for key, tensor in content['ema'].items()}
+    torch.save(content, tmp_path / 'earlier.pt')
+    for file in (small, tmp_path / 'earlier.pt'):
+        network = checkpoints.take_network(checkpoints.read(file), config, 'ema')
+        assert all(torch.allclose(tensor.float(), state[key].float(), atol=1e-2)
+                   for key, tensor in network.state_dict().items())
