@@ -95,7 +95,7 @@ def remove_temporary(folder: Path, names: Iterable[str] | None = None) -> None:
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
     """Files below a folder of these endings, in any case, sorted by path; no hidden ones. Links are
     followed, but every folder is read once, by its own path rather than by a link to it, and none
-    that holds `folder`. Links that lead nowhere are among the files."""
+    that holds `folder`. Links that lead nowhere are among the files, whatever their names."""
     endings, found = tuple(endings), []
     folders, links, done = [folder], [], {str(parent) for parent in folder.resolve().parents}
     while folders or links:
@@ -111,9 +111,15 @@ def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
         for path in paths:
             if os.path.isdir(path):  # False, not an error, where it may not be looked at
                 (links if path.is_symlink() else folders).append(path)
-            elif path.name.lower().endswith(endings) and is_file_or_broken_link(path):
+            elif is_broken_link(path) or (path.name.lower().endswith(endings)
+                                          and is_file_or_broken_link(path)):
                 found.append(path)
     return sorted(found)
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether this is a link that leads nowhere."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def is_file_or_broken_link(path: Path) -> bool:
