@@ -13,6 +13,7 @@ from typing import Any
 from utils import UserError
 
 PROJECT = Path(__file__).resolve().parent
+LARGEST_SAVED_SIZE = 2048  # px, that a file may ask for by itself
 MAX_DATASET_NAME = 200  # bytes; file names have 255, and add number and ending
 PHASES = ('prepare', 'train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
 GENERATORS = ('genA2B', 'genB2A')
@@ -368,6 +369,14 @@ def check_value(one: Any, value: Any) -> None:
             raise UserError(f'--{one.name} {value}: has to be at most {rules["at_most"]:g}')
 
 
+def check_saved_size(saved: dict[str, Any], source: str) -> None:
+    """Raises UserError where the images of a checkpoint are so large that one takes minutes."""
+    size = saved.get('img_size', 0)
+    if max(size if isinstance(size, tuple | list) else [size]) > LARGEST_SAVED_SIZE:
+        raise UserError(f'{source}: says images of {size} px, for which one mask takes minutes; '
+                        'give the size with --img_size')
+
+
 def _expanded(value: Any) -> Any:
     """A path, or a list of them, with ~ as the home folder."""
     if isinstance(value, tuple | list):
@@ -443,6 +452,8 @@ def resolve(flags: dict[str, Any], saved: dict[str, Any] | None = None, source: 
     A flag that contradicts the networks in the file is an error naming both values; `img_size`
     binds only full networks. `inherited` are defaults that come from the teacher of stage 2."""
     saved = saved or {}
+    if flags.get('phase', 'train') != 'train' and 'img_size' not in flags:
+        check_saved_size(saved, source)
     inherited = {name: value for name, value in (inherited or {}).items()
                  if name not in ('stage', 'recipe', 'dataset', 'profile')}
     chosen = inherited | saved | flags
