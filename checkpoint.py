@@ -26,7 +26,7 @@ from networks import build_networks, is_encoder
 from runtime.files import TEXT, atomic_write, make_folder, remove_temporary
 from runtime.preflight import check_mask_memory
 from runtime.runs import numbered, record_stage
-from utils import UserError, similar_word
+from utils import UserError, printable, similar_word
 
 FORMAT = 'label-transfer 2'
 EARLIER_FORMAT = 'label-transfer 1'
@@ -495,5 +495,5 @@ if __name__ == '__main__':
     try:
         write_test_part(read(Path(sys.argv[1])), Path(sys.argv[2]))
     except (UserError, OSError) as problem:
-        print(f'error: {problem}', file=sys.stderr)
+        print(f'error: {printable(problem)}', file=sys.stderr)
         sys.exit(2)

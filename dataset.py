@@ -27,7 +27,7 @@ from image_files import (
 from runtime import distributed
 from runtime.files import find_files, is_broken_link, is_file_or_broken_link
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, similar_word
+from utils import UserError, printable, similar_word
 
 LABEL_ENDING = '_segmentation'
 BROKEN_LINK = 'a link that leads nowhere'
@@ -88,7 +88,8 @@ class Problems:
     @property
     def listing(self) -> str:
         """One line for each file."""
-        return '\n'.join(f'  {path}: {reason}' for path, reason in self.reasons.items())
+        return '\n'.join(printable(f'  {path}: {reason}')
+                         for path, reason in self.reasons.items())
 
     def settle(self, skip: bool) -> None:
         """Before training, if there are any: raises UserError naming all, or with `skip` prints."""
@@ -103,7 +104,7 @@ class Problems:
             raise UserError(f'{self.listing.strip()}; or go on without it by --skip_bad True')
         else:
             raise UserError(f'{count} files cannot be used; repair or remove them, or go on '
-                            f'without by --skip_bad True:\n{self.listing}')
+                            'without by --skip_bad True:', f'\n{self.listing}')
 
     def report(self) -> int:
         """After a phase that did the rest: print them to stderr; returns the exit code."""
@@ -114,9 +115,9 @@ class Problems:
 
     def _print_left_out(self) -> None:
         if self.left_out:
-            print(f'left out: {counted(self.left_out)}')
+            print(printable(f'left out: {counted(self.left_out)}'))
         for folder, text in self.subfolders.items():
-            print(f'{folder}: {text}')
+            print(printable(f'{folder}: {text}'))
 
 
 def check_data_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from config import GROUPS, OPTIONS, PHASES
 from reporting.options import default_text
 from runtime import signals
 from runtime.files import REMEDIES, TEXT, print_any_character
-from utils import UserError, similar_word
+from utils import UserError, printable, similar_word
 
 EXAMPLES = """Lesion masks from disease / normal image labels.
 
@@ -120,7 +120,7 @@ def main() -> int:
             return phases.get(flags.get('phase'), workflow.run)(flags)
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':  # once on every machine
-            print(f'error: {error}', file=sys.stderr)
+            print(f'error: {printable(error)}{error.listing}', file=sys.stderr)
         else:  # torchrun ends the others as soon as one has failed: let the first one speak
             time.sleep(3)
         return 2
@@ -131,7 +131,7 @@ def main() -> int:
         too_long, remedy = error.errno == errno.ENAMETOOLONG, REMEDIES.get(error.errno)
         text = f'{error.filename}: {error.strerror}; {remedy}' if remedy else error
         text = f'{error.filename}: too long for a file name; give another' if too_long else text
-        print(f'error: {text}', file=sys.stderr)
+        print(f'error: {printable(text)}', file=sys.stderr)
         return 2 if too_long else 1
     except (MemoryError, RuntimeError) as error:
         out_of_memory = re.search(r"out of memory|can't allocate memory", str(error))

@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that says what, where and what to do."""
+    """Something the user can put right: one line that says what, where and what to do; `listing`
+    are perhaps further lines, ready to be printed."""
+
+    def __init__(self, text: str, listing: str = '') -> None:
+        super().__init__(text)
+        self.listing = listing
+
+
+def printable(message: object) -> str:
+    """A message as one line: newlines, escape codes and the like, as names may hold, as escapes."""
+    return ''.join(one if one.isprintable() else one.encode('unicode_escape').decode()
+                   for one in str(message))
 
 
 def similar_word(word: str, known: Iterable[str]) -> str:

@@ -91,7 +91,7 @@ class DatasetWriter:
         if not self.counts['trainA'] + self.counts['testA']:
             listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
             raise UserError(f'{", ".join(map(str, sources))}: no image of it could be used; '
-                            f'{self._reasons()}{listing}')
+                            f'{self._reasons()}', listing)
         for name in (*FOLDERS, 'val', 'test'):  # empty ones would count as a mistake when read
             if not any((self.folder / name).iterdir()):
                 (self.folder / name).rmdir()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils import UserError
+from utils import UserError, printable
 
 # how text files are written and read: UTF-8, and a file name that is not UTF-8 as \udc.., which
 # every program can read and JSON gives back; the same on a terminal that lacks a character
@@ -106,7 +106,8 @@ def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
         try:
             paths = sorted(path for path in place.iterdir() if not path.name.startswith('.'))
         except OSError as error:
-            print(f'left out: {place}: cannot be listed: {error.strerror}', file=sys.stderr)
+            text = f'left out: {place}: cannot be listed: {error.strerror}'
+            print(printable(text), file=sys.stderr)
             continue
         for path in paths:
             if os.path.isdir(path):  # False, not an error, where it may not be looked at

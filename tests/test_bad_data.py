@@ -111,6 +111,18 @@ def test_test_goes_on_with_the_rest_lists_them_and_exits_1(stage_1):
     assert 't0.png' in (folder / 'metrics.json').read_text()
 
 
+def test_names_with_newlines_and_escape_codes_stay_in_one_line(places):
+    name = 'x\n\x1b[31mred\u2028.png'
+    (places.data / 'trainA' / name).write_text('text')
+    escaped = 'trainA/x\\n\\x1b[31mred\\u2028.png: cannot be read'
+    assert_one_line_error(places.run(*RUN), escaped)
+    (places.data / 'trainA' / 'y.png').write_text('text')
+    result = places.run(*RUN)
+    assert len(result.stderr.splitlines()) == 3 and escaped in result.stderr
+    assert_one_line_error(places.run('--phase', 'predict', '--input', f'{name}/in', '--output',
+                                     'out'), 'red\\u2028.png/in: no such file')
+
+
 def draw_areas(path: Path, values: tuple[int, ...]) -> np.ndarray:
     """A label 40×36 of areas with these values, from left to right."""
     pixels = np.zeros((36, 40), np.uint8)
