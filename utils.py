@@ -27,13 +27,14 @@ def printable(message: object) -> str:
                    for one in str(message))
 
 
-def similar_word(word: str, known: Iterable[str]) -> str:
+def similar_word(word: str, known: Iterable[str], likeness: float = 0.7) -> str:
     """The known word that somebody meant: equal but for case, - and _, then begun by `word` (the
-    first), then the most alike; '' if none is."""
+    first), then the most alike, of at least this likeness in [0, 1]; '' if none is."""
     plain = {name.lower().replace('-', '_'): name for name in reversed(list(known)) if name}
     word = word.lower().replace('-', '_')
     begun = [name for name in reversed(plain) if name.startswith(word) and len(word) > 1]
-    found = ([word] if word in plain else begun) or difflib.get_close_matches(word, plain, 1, 0.7)
+    found = ([word] if word in plain else begun) or difflib.get_close_matches(
+        word, plain, 1, likeness)
     return plain[found[0]] if found and word else ''
 
 
