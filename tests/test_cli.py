@@ -148,7 +148,7 @@ def test_a_word_is_taken_for_an_option_of_its_phase(phase, written, meant):
 
 
 def test_every_unknown_flag_has_its_proposal():
-    result = run_here('--learning_rate', 3, '--strange', '--epochs', 4)
+    result = run_here('--learning_rate', 3, '--project', '--epochs', 4)
     assert_one_line_error(result, 'did you mean --lr for --learning_rate, --iteration for --epochs')
     for dash in '–—':
         assert_one_line_error(run_here(f'{dash}dataset', 'x'), 'did you mean --dataset?', 'hyphens')
