@@ -22,11 +22,11 @@ from torch import Tensor, nn
 import config as options
 from config import DISCRIMINATORS, MASK_NETWORK, OPTIONS, Config
 from dataset import training_contents
-from networks import build_networks
+from networks import build_networks, is_encoder
 from runtime.files import TEXT, atomic_write, make_folder, remove_temporary
 from runtime.preflight import check_mask_memory
 from runtime.runs import numbered, record_stage
-from utils import UserError, similar_word
+from utils import UserError, printable, similar_word
 
 FORMAT = 'label-transfer 2'
 EARLIER_FORMAT = 'label-transfer 1'
@@ -153,10 +153,12 @@ def read(path: Path) -> Checkpoint:
     _refuse_compressed(path)
     content = _load(path)
     content = content if isinstance(content, dict) else {}
-    is_ours = content.get('format') == FORMAT
-    if content.get('format') == EARLIER_FORMAT:
-        raise UserError(f'{path}: made by an earlier version of this program, whose files this one '
-                        'does not read; train again')
+    form, is_ours = content.get('format'), content.get('format') == FORMAT
+    if isinstance(form, str) and form.startswith('label-transfer ') and not is_ours:
+        kind, advice = (('an earlier', 'train again') if form == EARLIER_FORMAT
+                        else ('a later', 'update this program'))
+        raise UserError(f'{path}: made by {kind} version of this program, whose files this one '
+                        f'does not read; {advice}')
     states = _states(path, content)
     _refuse_expanded(path, states)
     if 'genA2B' not in states and not (is_ours and set(MASK_NETWORK.values()) & set(states)):
@@ -194,7 +196,10 @@ def _states(path: Path, content: dict[str, Any]) -> States:
         if not isinstance(state, dict) or not all(
                 isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
             raise UserError(f'{path}: {name} is not a state dict (names to tensors)')
-        states[name] = {_WRAPPERS.sub('', key): tensor.detach() for key, tensor in state.items()}
+        keys = [_WRAPPERS.sub('', key) for key in state]
+        if all(key.startswith('model.') for key in keys):  # of Lightning; not so in a discriminator
+            keys = [key.removeprefix('model.') for key in keys]
+        states[name] = dict(zip(keys, (each.detach() for each in state.values()), strict=True))
         if len(states[name]) < len(state):
             raise UserError(f'{path}: {name} holds some tensors twice, with and without module. '
                             'or _orig_mod. before their names')
@@ -282,6 +287,8 @@ def _checked_config(path: Path, saved: Any) -> dict[str, Any]:
     for name in (*options.ARCHITECTURE, 'recipe', *config):
         if name not in config or not _is_valid(name, config[name]):
             raise UserError(f'{path}: its config has no valid {name}; damaged')
+    if not is_encoder(config['encoder']):
+        raise UserError(f'{path}: its encoder {config["encoder"]!r} is no network of timm; damaged')
     return config
 
 
@@ -489,5 +496,5 @@ if __name__ == '__main__':
     try:
         write_test_part(read(Path(sys.argv[1])), Path(sys.argv[2]))
     except (UserError, OSError) as problem:
-        print(f'error: {problem}', file=sys.stderr)
+        print(f'error: {printable(problem)}', file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,7 @@ from typing import Any
 from utils import UserError
 
 PROJECT = Path(__file__).resolve().parent
+LARGEST_SAVED_SIZE = 2048  # px, that a file may ask for by itself
 MAX_DATASET_NAME = 200  # bytes; file names have 255, and add number and ending
 PHASES = ('prepare', 'train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
 GENERATORS = ('genA2B', 'genB2A')
@@ -91,10 +92,12 @@ class Config:
                         saved=True, own_choice="by the data set's name: ISIC dermoscopy; BraTS and "
                         "LGG brain_mri; others generic", synonyms='preset modality_profile')
     data_root: str = main(str(PROJECT / 'dataset'), 'folder that holds the data sets',
-                          synonyms='data_dir root datapath data_path', path=True)
+                          path=True,
+                          synonyms='data_dir root datapath data_path image_dir image_path img_dir '
+                          'img_path')
     result_dir: str = main('results', 'folder for everything that is written',
                            phases=NETWORK_PHASES, path=True,
-                           synonyms='output_dir save_dir out_dir output_folder outdir')
+                           synonyms='output_dir save_dir out_dir output_folder outdir save_path')
     checkpoint: tuple = main(
         (), "checkpoint file, ours or the authors', to use or to start training from; val takes "
         "several of one folder", phases=NETWORK_PHASES, own_choice='best.pt of the run, else its '
@@ -107,10 +110,11 @@ class Config:
     device: str = main('auto', 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps',
                        phases=NETWORK_PHASES, synonyms='gpu gpus gpu_id gpu_ids cuda cpu')
     seed: int = main(0, 'seed of initial weights, sampling and augmentation', at_least=0,
-                     at_most=2 ** 63, phases=('prepare', 'train'), saved=True)
+                     at_most=2 ** 63, phases=('prepare', 'train'), saved=True,
+                     synonyms='random_seed')
     # prepare
     source: tuple = preparing((), 'downloaded folders; for "folders": disease images, normal '
-                              'images and, if any, labels', path=True)
+                              'images and, if any, labels', path=True, synonyms='src sources')
     source_format: str = preparing('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
                                    'with ISIC_*_segmentation.png; folders: folders of images',
                                    choices=('', 'brats', 'isic', 'folders'), synonyms='format')
@@ -129,14 +133,17 @@ class Config:
     # predict and export
     input: str = predicting('', 'an image, a NIfTI volume, or a folder of them',
                             path=True, synonyms='input_dir input_path '
-                            'input_folder input_file inputs in image images img folder file')
+                            'input_folder input_file inputs in image images img folder file '
+                            'image_dir image_path img_dir img_path')
     output: str = predicting('', 'output folder, or a file for one image or volume; export: the '
                              'ONNX file', own_choice='export: <dataset>.onnx among the results',
                              phases=('predict', 'export'), path=True,
-                             synonyms='out output_file output_path seg mask masks')
+                             synonyms='out output_file output_path seg mask masks output_dir '
+                             'save_dir out_dir output_folder outdir save_path')
     presence_threshold: float = predicting(0.5, 'an image whose soft mask never reaches this value '
                                            'has no lesion; 0: always assume a lesion', at_least=0,
-                                           at_most=1, synonyms='presence min_confidence')
+                                           at_most=1, synonyms='presence min_confidence threshold '
+                                           'thresh')
     probability: bool = predicting(False, 'also write soft masks', synonyms='soft probabilities')
     # networks
     generation: str = shape('first', 'which published generation of the networks',
@@ -164,12 +171,13 @@ class Config:
     # training
     iteration: int = training(1500, 'number of training iterations', at_least=1,
                               synonyms='iterations iter iters steps max_steps epochs epoch '
-                              'num_epochs n_epochs max_epochs n_iter num_iterations niter')
+                              'num_epochs n_epochs max_epochs n_iter num_iterations niter '
+                              'total_iters total_iterations')
     batch_size: int = option(2, 'images per domain and iteration; outside training, images per '
                              'batch', TRAINING, phases=NETWORK_PHASES, saved=True, at_least=1,
                              at_most=65536, synonyms='batch bs batches')
     lr: float = training(5e-5, 'learning rate of Adam', above=0,
-                         synonyms='learning_rate rate lrate')
+                         synonyms='learning_rate learning rate lrate')
     weight_decay: float = training(2e-5, 'weight decay of Adam', at_least=0, synonyms='wd')
     decay_flag: bool = training(True, "decay the learning rate to 0 by the stage's schedule; "
                                 "published: linearly over the second half")
@@ -177,7 +185,7 @@ class Config:
     print_freq: int = training(100, 'iterations between two image grids', at_least=1,
                                synonyms='log_freq display_freq')
     save_freq: int = training(100, 'iterations between two checkpoints, each scored on val',
-                              at_least=1, synonyms='checkpoint_freq')
+                              at_least=1, synonyms='checkpoint_freq save_every save_interval')
     keep_checkpoints: int = training(2, 'number of newest checkpoints to keep; the best one is '
                                      'always kept', at_least=1, synonyms='keep max_keep')
     skip_bad: bool = option(False, 'skip unusable files and list them', TRAINING,
@@ -368,6 +376,14 @@ def check_value(one: Any, value: Any) -> None:
             raise UserError(f'--{one.name} {value}: has to be at most {rules["at_most"]:g}')
 
 
+def check_saved_size(saved: dict[str, Any], source: str) -> None:
+    """Raises UserError where the images of a checkpoint are so large that one takes minutes."""
+    size = saved.get('img_size', 0)
+    if max(size if isinstance(size, tuple | list) else [size]) > LARGEST_SAVED_SIZE:
+        raise UserError(f'{source}: says images of {size} px, for which one mask takes minutes; '
+                        'give the size with --img_size')
+
+
 def _expanded(value: Any) -> Any:
     """A path, or a list of them, with ~ as the home folder."""
     if isinstance(value, tuple | list):
@@ -443,6 +459,8 @@ def resolve(flags: dict[str, Any], saved: dict[str, Any] | None = None, source: 
     A flag that contradicts the networks in the file is an error naming both values; `img_size`
     binds only full networks. `inherited` are defaults that come from the teacher of stage 2."""
     saved = saved or {}
+    if flags.get('phase', 'train') != 'train' and 'img_size' not in flags:
+        check_saved_size(saved, source)
     inherited = {name: value for name, value in (inherited or {}).items()
                  if name not in ('stage', 'recipe', 'dataset', 'profile')}
     chosen = inherited | saved | flags

@@ -2,7 +2,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,15 +18,16 @@ from config import Config
 from image_files import (
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
+    THUMBNAIL_FOLDERS,
     counted,
     no_images,
     read_image,
     read_label,
 )
 from runtime import distributed
-from runtime.files import find_files, is_file_or_broken_link
+from runtime.files import find_files, is_broken_link, is_file_or_broken_link
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, similar_word
+from utils import UserError, printable, similar_word
 
 LABEL_ENDING = '_segmentation'
 BROKEN_LINK = 'a link that leads nowhere'
@@ -50,6 +51,16 @@ class Problems:
     def __init__(self) -> None:
         self.reasons: dict[Path, str] = {}
         self.left_out: dict[Path, str] = {}
+        self.subfolders: dict[Path, str] = {}  # of a folder that has some: what is said of them
+
+    def add_subfolders(self, folder: Path, entries: Iterable[Path]) -> None:
+        """Note those entries of a folder that are folders, which are not looked into."""
+        known = {'labels', *THUMBNAIL_FOLDERS}
+        count = sum(os.path.isdir(path) and path.name.lower() not in known for path in entries)
+        if count:
+            self.subfolders[folder] = (
+                f'{count} subfolder{"s are" if count > 1 else " is"} not looked into; move the '
+                'images up, or use --phase prepare')
 
     def add(self, path: Path, reason: str) -> None:
         self.reasons.setdefault(path, reason)
@@ -64,7 +75,7 @@ class Problems:
 
     def without_broken_links(self, paths: list[Path]) -> list[Path]:
         """The paths without links that lead nowhere, of which one line tells."""
-        broken = [path for path in paths if os.path.islink(path) and not os.path.exists(path)]
+        broken = sorted(filter(is_broken_link, paths))
         if broken:
             others = f', like {len(broken) - 1} more' if len(broken) > 1 else ''
             self.add(broken[0], f'{BROKEN_LINK}{others}; fetch what it names')
@@ -77,7 +88,8 @@ class Problems:
     @property
     def listing(self) -> str:
         """One line for each file."""
-        return '\n'.join(f'  {path}: {reason}' for path, reason in self.reasons.items())
+        return '\n'.join(printable(f'  {path}: {reason}')
+                         for path, reason in self.reasons.items())
 
     def settle(self, skip: bool) -> None:
         """Before training, if there are any: raises UserError naming all, or with `skip` prints."""
@@ -92,7 +104,7 @@ class Problems:
             raise UserError(f'{self.listing.strip()}; or go on without it by --skip_bad True')
         else:
             raise UserError(f'{count} files cannot be used; repair or remove them, or go on '
-                            f'without by --skip_bad True:\n{self.listing}')
+                            'without by --skip_bad True:', f'\n{self.listing}')
 
     def report(self) -> int:
         """After a phase that did the rest: print them to stderr; returns the exit code."""
@@ -103,7 +115,9 @@ class Problems:
 
     def _print_left_out(self) -> None:
         if self.left_out:
-            print(f'left out: {counted(self.left_out)}')
+            print(printable(f'left out: {counted(self.left_out)}'))
+        for folder, text in self.subfolders.items():
+            print(printable(f'{folder}: {text}'))
 
 
 def check_data_folder(folder: Path) -> None:
@@ -119,23 +133,27 @@ def check_data_folder(folder: Path) -> None:
 def list_images(folder: Path, problems: Problems | None = None,
                 are_masks: bool = False) -> list[Path]:
     """The images (or `are_masks`) directly in `folder` or its subfolder `images`, by name; masks
-    and DICOM beside images are left out. Of several of one stem the first counts; others go to
-    `problems`, or without are an error. Raises UserError."""
+    and DICOM beside images are left out, subfolders counted. Of several of one stem the first
+    counts; others and broken links go to `problems`, or without are an error. Raises UserError."""
     folder = folder / 'images' if (folder / 'images').is_dir() else folder
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder; {LAYOUT}')
-    suffixes = IMAGE_SUFFIXES | DICOM_SUFFIXES
+    suffixes, found = IMAGE_SUFFIXES | DICOM_SUFFIXES, problems or Problems()
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes
-                       and not path.name.startswith('.') and is_file_or_broken_link(path))
+        entries = [path for path in folder.iterdir() if not path.name.startswith('.')]
     except OSError as error:
         raise UserError(f'{folder}: cannot be listed: {error.strerror}') from error
+    entries = found.without_broken_links(entries)
+    if problems is None and found.reasons:
+        raise UserError(found.listing.strip())
+    paths = [path for path in entries
+             if path.suffix.lower() in suffixes and is_file_or_broken_link(path)]
+    found.add_subfolders(folder, set(entries) - set(paths))
     left_out = no_images(folder, paths, are_masks)
     paths = [path for path in paths if path not in left_out]
-    if problems:
-        problems.left_out |= left_out
+    found.left_out |= left_out
     if not paths:
-        raise UserError(f'{folder}: {nothing_found(folder, left_out)}; {LAYOUT}')
+        raise UserError(f'{folder}: {nothing_found(folder, left_out, found)}; {LAYOUT}')
     by_stem = {}
     for path in paths:
         if path.stem not in by_stem:
@@ -161,8 +179,9 @@ def nothing_found(folder: Path, left_out: dict[Path, str],
                   problems: Problems | None = None) -> str:
     """What is said, after its name, of a folder without images but for what is left out."""
     what = [counted(left_out)] if left_out else []
+    what += [problems.subfolders[folder]] if problems and folder in problems.subfolders else []
     what += [f'{path}: {reason}' for path, reason in (problems.reasons if problems else {}).items()
-             if reason.startswith(BROKEN_LINK) and folder in path.parents]
+             if folder in path.parents][:1]
     advice = '; if those are images, rename them' if left_out else ''
     return (f'holds no images ({", ".join(sorted(IMAGE_SUFFIXES))})'
             + (f' but {", ".join(what)}{advice}' if what else ''))
@@ -208,6 +227,8 @@ def find_cases(data_folder: Path, split: str, problems: Problems | None = None) 
         stem, ending = path.stem[:-len(LABEL_ENDING)], path.stem[-len(LABEL_ENDING):]
         if ending.lower() != LABEL_ENDING:  # the archives write it with s and with S
             reason = f'labels are named <image stem>{LABEL_ENDING}.png; rename it'
+        elif stem in labels:
+            reason = f'a label of the same image as {labels[stem].name}; remove one'
         elif stem not in stems:
             reason = f'label without an image: {image_folder} has no {stem}'
         else:

@@ -4,6 +4,7 @@
     python main.py --dataset ISIC --phase test
 """
 import argparse
+import difflib
 import errno
 import os
 import re
@@ -18,7 +19,7 @@ from config import GROUPS, OPTIONS, PHASES
 from reporting.options import default_text
 from runtime import signals
 from runtime.files import REMEDIES, TEXT, print_any_character
-from utils import UserError, similar_word
+from utils import UserError, printable, similar_word
 
 EXAMPLES = """Lesion masks from disease / normal image labels.
 
@@ -35,23 +36,49 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=100)
 
 
+# other words for a phase
+MEANT_PHASE = {'validate': 'val', 'validation': 'val', 'inference': 'predict', 'infer': 'predict',
+               'segment': 'predict', 'fit': 'train'}
+
+
 class Parser(argparse.ArgumentParser):
+    phase = ''  # that the command line names
+
     def error(self, message: str) -> NoReturn:
         hint = ''
-        if unknown := re.match(r'unrecognized arguments: (?:.* )?-{1,2}([A-Za-z][\w-]*)', message):
-            alike = similar_option(unknown[1])
-            hint = f'did you mean --{alike}? ' if alike else ''
+        if message.startswith('unrecognized arguments:'):
+            hint = self.what_was_meant(re.findall(r'(?<= )([-–—−]+)([A-Za-z][\w-]*)', message))
         elif wrong := re.match(r"argument --(\w+): invalid choice: '(.*?)' \(", message):
-            alike = similar_word(wrong[2], OPTIONS[wrong[1]].metadata['choices'])
+            words = MEANT_PHASE if wrong[1] == 'phase' else {}
+            alike = words.get(wrong[2].lower()) or similar_word(
+                wrong[2], OPTIONS[wrong[1]].metadata['choices'])
             hint = f'did you mean {alike}? ' if alike else ''
         raise UserError(f'{message}; {hint}python main.py --help lists the flags')
 
+    def what_was_meant(self, flags: list[tuple[str, str]]) -> str:
+        """The hint for unknown flags, each its dashes and its name; '' if there is none."""
+        alike = {name: option for _, name in flags if (option := similar_option(name, self.phase))}
+        which = ', '.join(f'--{option}' + f' for --{name}' * (len(flags) > 1)
+                          for name, option in alike.items())
+        has_dash = any(set(dashes) - {'-'} for dashes, _ in flags)
+        return (f'did you mean {which}? ' * bool(which)
+                + 'flags begin with two hyphens, not a dash; ' * has_dash)
 
-def similar_option(name: str) -> str:
-    """The option that somebody meant who wrote this name; '' if none is like it."""
-    words = {word: option for option, one in OPTIONS.items()
-             for word in (option, *one.metadata['synonyms'])}
-    return words.get(similar_word(name, words), '')
+
+def similar_option(name: str, phase: str = '') -> str:
+    """The option of a phase (without one, of any) that somebody meant who wrote this name; '' if
+    none is like it. A word for several options stands for the one of the fewest phases; without a
+    phase, for that of training."""
+    phases = {option: one.metadata['phases'] for option, one in OPTIONS.items()
+              if not phase or phase in one.metadata['phases']}
+    ranked = sorted(phases, key=lambda option: (
+        not phase and 'train' not in phases[option], len(phases[option])))
+    words = {word: option for option in reversed(ranked)
+             for word in OPTIONS[option].metadata['synonyms']}
+    plain = name.lower().replace('-', '_')
+    close = difflib.get_close_matches(plain, words, 1, 0.82)  # further off, most are wrong
+    return (words.get(plain) or similar_word(name, phases, 0.8)
+            or (words[close[0]] if close else ''))
 
 
 def boolean(text: str) -> bool:
@@ -66,6 +93,7 @@ def build_parser(phase: str = '') -> argparse.ArgumentParser:
     parser = Parser(prog='python main.py', argument_default=argparse.SUPPRESS, allow_abbrev=False,
                     usage='python main.py [--flag value ...]', description=EXAMPLES,
                     formatter_class=Formatter)
+    parser.phase = phase
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for name, one in OPTIONS.items():
         rules, kind = one.metadata, one.type
@@ -120,7 +148,7 @@ def main() -> int:
             return phases.get(flags.get('phase'), workflow.run)(flags)
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':  # once on every machine
-            print(f'error: {error}', file=sys.stderr)
+            print(f'error: {printable(error)}{error.listing}', file=sys.stderr)
         else:  # torchrun ends the others as soon as one has failed: let the first one speak
             time.sleep(3)
         return 2
@@ -131,7 +159,7 @@ def main() -> int:
         too_long, remedy = error.errno == errno.ENAMETOOLONG, REMEDIES.get(error.errno)
         text = f'{error.filename}: {error.strerror}; {remedy}' if remedy else error
         text = f'{error.filename}: too long for a file name; give another' if too_long else text
-        print(f'error: {text}', file=sys.stderr)
+        print(f'error: {printable(text)}', file=sys.stderr)
         return 2 if too_long else 1
     except (MemoryError, RuntimeError) as error:
         out_of_memory = re.search(r"out of memory|can't allocate memory", str(error))

@@ -584,6 +584,8 @@ def create_encoder(name: str, img_ch: int, weights: dict[str, Tensor] | None = N
     logging.getLogger('timm').setLevel(logging.ERROR)  # it warns of the classifier left out
     overlay = {'state_dict': weights} if weights else None
     try:
+        if not is_encoder(name):
+            raise ValueError('not known to timm')
         if timm_config(name)['fixed_input_size']:
             raise UserError(f'--encoder {name}: takes images of one size only; choose another')
         return timm.create_model(name, pretrained, overlay, in_chans=img_ch, features_only=True)
@@ -602,6 +604,15 @@ def create_encoder(name: str, img_ch: int, weights: dict[str, Tensor] | None = N
             advice = ('has to be none or a network of timm that gives features'
                       + (f', as {", ".join(near)}' if near else ''))
         raise UserError(f'--encoder {name}: {advice} ({reason})') from None
+
+
+def is_encoder(name: str) -> bool:
+    """Whether this is none or the plain name of a network of timm, perhaps with that of its
+    weights: timm itself would take folders and addresses too."""
+    if name in ('none', DEFAULT_ENCODER):
+        return True
+    import timm
+    return name in timm.list_models() or name in timm.list_pretrained()
 
 
 def timm_config(name: str) -> dict[str, Any]:

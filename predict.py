@@ -32,7 +32,7 @@ from runtime.files import TEXT, atomic_write, find_files, make_folder, remove_te
 from runtime.lock import locked
 from runtime.threads import cpu_count, prefetch
 from stages.pseudo_labels import choose_teacher
-from utils import UserError, pick_device, progress_interval
+from utils import UserError, pick_device, printable, progress_interval
 
 COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
 
@@ -178,7 +178,7 @@ def predict_volume(predictor: Predictor, volume: nifti.Volume) -> tuple[np.ndarr
     volume.warn()
     slices = [z for z in volume.slices if volume.head_share(z) >= nifti.LEAST_HEAD]
     if not slices:
-        tqdm.write(f'{volume.path}: no slice holds enough head, so none was segmented')
+        tqdm.write(printable(f'{volume.path}: no slice holds enough head, so none was segmented'))
     predictions = tqdm(predictor.predict_each(volume.image(z) for z in slices), volume.path.name,
                        len(slices), unit=' slices', mininterval=progress_interval(), leave=False)
     for z, prediction in zip(slices, predictions, strict=True):

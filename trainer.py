@@ -101,9 +101,9 @@ class Trainer:
             if warning := self.stage.final_warning():
                 print(warning)
 
-    def dry_run(self) -> None:
-        """Check everything that `train` needs and print what it would do; nothing is written."""
-        data = self._load_data(with_teacher=False)
+    def dry_run(self, with_teacher: bool) -> None:
+        """Check what `train` needs, a teacher if it is there; print its plan; write nothing."""
+        data = self._load_data(with_teacher)
         preflight.dry_run(self.config, count_parameters(self.config), data.images, data.val_cases)
 
     # ------------------------------------------------------------------ before the first iteration

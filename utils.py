@@ -13,16 +13,28 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that says what, where and what to do."""
+    """Something the user can put right: one line that says what, where and what to do; `listing`
+    are perhaps further lines, ready to be printed."""
+
+    def __init__(self, text: str, listing: str = '') -> None:
+        super().__init__(text)
+        self.listing = listing
 
 
-def similar_word(word: str, known: Iterable[str]) -> str:
+def printable(message: object) -> str:
+    """A message as one line: newlines, escape codes and the like, as names may hold, as escapes."""
+    return ''.join(one if one.isprintable() else one.encode('unicode_escape').decode()
+                   for one in str(message))
+
+
+def similar_word(word: str, known: Iterable[str], likeness: float = 0.7) -> str:
     """The known word that somebody meant: equal but for case, - and _, then begun by `word` (the
-    first), then the most alike; '' if none is."""
+    first), then the most alike, of at least this likeness in [0, 1]; '' if none is."""
     plain = {name.lower().replace('-', '_'): name for name in reversed(list(known)) if name}
     word = word.lower().replace('-', '_')
     begun = [name for name in reversed(plain) if name.startswith(word) and len(word) > 1]
-    found = ([word] if word in plain else begun) or difflib.get_close_matches(word, plain, 1, 0.7)
+    found = ([word] if word in plain else begun) or difflib.get_close_matches(
+        word, plain, 1, likeness)
     return plain[found[0]] if found and word else ''
 
 

@@ -12,7 +12,7 @@ from runtime.files import TEXT
 from runtime.lock import locked
 from runtime.runs import checkpoints_of, last_trained
 from runtime.staging import remove_leftovers
-from utils import UserError, pick_device
+from utils import UserError, pick_device, printable
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
     from checkpoint import Checkpoint
@@ -321,7 +321,7 @@ def dry_run(runs: list[Run]) -> None:
         if config.stage == 2:
             config = resolve(part.flags, inherited=inherited_options(config, of_stage_1))
         of_stage_1 = config.saved_values()
-        Trainer(config).dry_run()
+        Trainer(config).dry_run(part is runs[0])  # other teachers are yet to be trained
     print('dry run: nothing was written')
 
 
@@ -333,7 +333,7 @@ def saying_how_to_resume(trainer: 'Trainer') -> Iterator[None]:
     def say(reason: str) -> None:
         kept = (f'{trainer.last_saved} is kept, and --resume True goes on from it'
                 if trainer.last_saved else 'no checkpoint had been written yet')
-        print(f'{reason}; {kept}', file=sys.stderr)
+        print(printable(f'{reason}; {kept}'), file=sys.stderr)
 
     try:
         yield

@@ -62,6 +62,9 @@ def find_scans(writer: DatasetWriter, sources: list[Path]) -> list[Scan]:
         if len(images) == len(labels) == 1:
             labels = dict(zip(images, labels.values(), strict=True))  # BraTS 2020: another name
         for case, path in images.items():
+            name = f'{nifti.stem(nifti.named(path))}_000'  # of a slice
+            if not writer.can_be_named(path, name):
+                continue
             if path not in writer.problems.reasons and case in labels:
                 repeated = TIME_POINT.fullmatch(case)
                 scans.append(Scan(repeated[1] if repeated else case, case, path, labels[case]))

@@ -60,7 +60,8 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
         if (source / name).is_dir():
             items += [(split, 'A', case)
                       for case in dataset.find_cases(source, split, writer.problems)]
-    items = [item for item in items if item[2].image not in writer.problems.reasons]
+    items = [item for item in items if item[2].image not in writer.problems.reasons
+             and writer.can_be_named(item[2].image, item[2].name)]
     writer.left_out |= writer.problems.left_out
     writer.problems.left_out = {}  # the summary tells of them
     for (split, domain, case), pair in writer.process(
@@ -74,9 +75,14 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
 
 def labels_by_name(writer: DatasetWriter, folder: Path) -> dict[str, Path]:
     """Labels below a folder by their image's name, without `_segmentation`. Raises UserError."""
-    ending = re.compile(rf'{dataset.LABEL_ENDING}\Z', re.I)
-    return {ending.sub('', name): path
-            for name, path in images_by_name(writer, folder, are_masks=True).items()}
+    ending, labels = re.compile(rf'{dataset.LABEL_ENDING}\Z', re.I), {}
+    for full_name, path in images_by_name(writer, folder, are_masks=True).items():
+        name = ending.sub('', full_name)
+        if name in labels:
+            raise UserError(f'{path}: a label of the same image as {labels[name]}; remove one')
+        if writer.can_be_named(path, name):
+            labels[name] = path
+    return labels
 
 
 def images_by_name(writer: DatasetWriter, folder: Path, excluded: Sequence[Path] = (),
@@ -92,7 +98,8 @@ def images_by_name(writer: DatasetWriter, folder: Path, excluded: Sequence[Path]
         name = unicodedata.normalize('NFC', '_'.join(parts))
         if name in images:
             raise UserError(f'{path}: would be named as {images[name]} is; rename one')
-        images[name] = path
+        if are_masks or writer.can_be_named(path, name):
+            images[name] = path
     left_out = {path: reason for path, reason in left_out.items() if not is_in(excluded, path)}
     if not images:
         raise UserError(f'--source {folder}: '

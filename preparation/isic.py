@@ -61,7 +61,8 @@ def find_isic(writer: DatasetWriter, sources: list[Path]
         paths += found
         writer.left_out |= left_out
     for path in sorted(paths, key=lambda path: path.name):
-        if match := FILE_NAME.fullmatch(path.stem):
+        match = FILE_NAME.fullmatch(path.stem)
+        if match and writer.can_be_named(path, match['name']):
             first = (labels if match['label'] else images).setdefault(match['name'], path)
             if first is not path:
                 writer.problems.add(path, f'named as {first} is; remove one')

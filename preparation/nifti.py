@@ -22,7 +22,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from runtime.files import find_files
-from utils import UserError
+from utils import UserError, printable
 
 imageglobals.logger.setLevel(logging.CRITICAL)  # it prints what it repairs, without the file's name
 
@@ -121,7 +121,7 @@ class Volume:
             texts.append(f'{100 * share:.0f} % of the voxels are taken for head, hardly any for '
                          'air; brightness and crop may be wrong')
         for text in texts:
-            tqdm.write(f'{self.path}: {text}', file=sys.stderr)
+            tqdm.write(printable(f'{self.path}: {text}'), file=sys.stderr)
 
     @cached_property
     @np.errstate(over='ignore', invalid='ignore')

@@ -1,5 +1,6 @@
 """The data set that --phase prepare writes: its files, its split, prepare.json and the summary."""
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import dataset
 from config import OPTIONS, PROFILE_OF, Config
 from runtime.files import TEXT, writing
 from runtime.staging import digests
+from runtime.targets import MAX_NAME
 from runtime.threads import cpu_count, prefetch
 from utils import UserError, progress_interval
 
@@ -49,11 +51,19 @@ class DatasetWriter:
             self._write(f'{split}/labels', f'{name}{dataset.LABEL_ENDING}',
                         Image.fromarray(label.astype(np.uint8) * 255))
 
+    def can_be_named(self, path: Path, name: str) -> bool:
+        """Whether an image and its label can have this name; if not, `path`, the source file,
+        becomes one of `problems`."""
+        fits = len(os.fsencode(f'{name}{dataset.LABEL_ENDING}.png')) <= MAX_NAME
+        if not fits:
+            self.problems.add(path, 'its name in the data set would be too long; rename it')
+        return fits
+
     def _write(self, subfolder: str, name: str, image: Image.Image) -> None:
         path = self.folder / subfolder / f'{name}.png'
-        if path.exists():
-            raise UserError(f'two images would be named {subfolder}/{path.name}; rename one')
         with writing(self.config.data_folder / subfolder / path.name):
+            if path.exists():
+                raise UserError(f'two images would be named {subfolder}/{path.name}; rename one')
             image.save(path)
         self.counts[subfolder] += 1
 
@@ -81,7 +91,7 @@ class DatasetWriter:
         if not self.counts['trainA'] + self.counts['testA']:
             listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
             raise UserError(f'{", ".join(map(str, sources))}: no image of it could be used; '
-                            f'{self._reasons()}{listing}')
+                            f'{self._reasons()}', listing)
         for name in (*FOLDERS, 'val', 'test'):  # empty ones would count as a mistake when read
             if not any((self.folder / name).iterdir()):
                 (self.folder / name).rmdir()

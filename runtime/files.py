@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils import UserError
+from utils import UserError, printable
 
 # how text files are written and read: UTF-8, and a file name that is not UTF-8 as \udc.., which
 # every program can read and JSON gives back; the same on a terminal that lacks a character
@@ -95,7 +95,7 @@ def remove_temporary(folder: Path, names: Iterable[str] | None = None) -> None:
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
     """Files below a folder of these endings, in any case, sorted by path; no hidden ones. Links are
     followed, but every folder is read once, by its own path rather than by a link to it, and none
-    that holds `folder`. Links that lead nowhere are among the files."""
+    that holds `folder`. Links that lead nowhere are among the files, whatever their names."""
     endings, found = tuple(endings), []
     folders, links, done = [folder], [], {str(parent) for parent in folder.resolve().parents}
     while folders or links:
@@ -106,14 +106,21 @@ def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
         try:
             paths = sorted(path for path in place.iterdir() if not path.name.startswith('.'))
         except OSError as error:
-            print(f'left out: {place}: cannot be listed: {error.strerror}', file=sys.stderr)
+            text = f'left out: {place}: cannot be listed: {error.strerror}'
+            print(printable(text), file=sys.stderr)
             continue
         for path in paths:
             if os.path.isdir(path):  # False, not an error, where it may not be looked at
                 (links if path.is_symlink() else folders).append(path)
-            elif path.name.lower().endswith(endings) and is_file_or_broken_link(path):
+            elif is_broken_link(path) or (path.name.lower().endswith(endings)
+                                          and is_file_or_broken_link(path)):
                 found.append(path)
     return sorted(found)
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether this is a link that leads nowhere."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def is_file_or_broken_link(path: Path) -> bool:

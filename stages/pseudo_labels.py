@@ -72,6 +72,14 @@ class PseudoLabeler:
         """Where the masks come from, for the user."""
         return str(self.checkpoint.path if self.checkpoint else self.config.data_folder / 'syn_*')
 
+    def check(self) -> None:
+        """Raises UserError where the file's network cannot be used."""
+        if self.checkpoint:
+            config = config_of_network(self.checkpoint, self.config)
+            mask_network(self.checkpoint, config, self.device)
+        if self.taught_by:
+            self.taught_by.check()
+
     def keep_copies(self, folder: Path) -> None:
         """Copies of the networks, so that the folder of a run can be tested on its own."""
         if self.checkpoint:
@@ -175,6 +183,8 @@ def find_teacher(config: Config, device: torch.device, run_folder: Path | None,
         return None
     try:
         teacher = PseudoLabeler(config, choose_teacher(config, run_folder), device)
+        if config.phase == 'train':  # before an earlier run is moved away
+            teacher.check()
     except UserError:
         if required:
             raise

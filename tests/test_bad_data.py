@@ -47,8 +47,6 @@ BAD = {
     'above the warning': (lambda path: path.write_bytes(bmp_header(10000)), 'pixels'),
     'text': (lambda path: path.write_text('not an image'), 'cannot identify'),
     'zero bytes': (lambda path: path.touch(), 'cannot identify'),
-    'dangling link': (lambda path: path.symlink_to('nowhere.png'), 'No such file'),
-    'link loop': (link_loop, 'symbolic links|Symlink loop'),  # as Pillow's versions say it
     'same stem': (same_stem, 'has the same name as'),
     'denied': (lambda path: draw_images(path.parent, [path.name]), 'Permission denied'),
 }
@@ -65,6 +63,8 @@ def test_training_lists_all_that_it_cannot_use_or_goes_on_without(places, monkey
     monkeypatch.setattr(Image, 'open', deny)
     for kind, (make, _) in BAD.items():
         make(places.data / 'trainA' / f'z bad {kind} ü.png')
+    (places.data / 'trainA' / 'dangling.png').symlink_to('nowhere.png')
+    link_loop(places.data / 'trainA' / 'loop.png')
     val = places.data / 'val'
     elsewhere = [places.data / 'trainB' / 'y.jpg', val / 'images' / 'v0.png']
     for path in elsewhere:
@@ -72,7 +72,7 @@ def test_training_lists_all_that_it_cannot_use_or_goes_on_without(places, monkey
     (val / 'labels' / 'stray_segmentation.png').touch()
     draw_images(val / 'images', ['v2.png'])
     draw_areas(val / 'labels' / 'v2_segmentation.png', (0, 128, 255))
-    count = len(BAD) + 1 + 4  # a loop takes two
+    count = len(BAD) + 1 + 4  # of all links one line tells
 
     refused = places.run(*RUN)
     assert refused.returncode == 2 and 'Traceback' not in refused.stderr
@@ -81,6 +81,7 @@ def test_training_lists_all_that_it_cannot_use_or_goes_on_without(places, monkey
     out = places.done(*RUN, '--skip_bad', 'True')
     assert f'going on without {count} files' in out and 'val JA' in out
     for text in (refused.stderr, out):
+        assert 'dangling.png: a link that leads nowhere, like 2 more' in text
         for kind, (_, reason) in BAD.items():
             assert re.search(rf'trainA/z bad {kind} ü\.(png|bmp): .*({reason})', text), kind
         for part in [*elsewhere, 'stray_segmentation.png: label without an image',
@@ -108,6 +109,18 @@ def test_test_goes_on_with_the_rest_lists_them_and_exits_1(stage_1):
     # t0 had a label, but has no image any more; t1 has an image, but no label
     assert '"images": 0' in (folder / 'metrics.json').read_text()
     assert 't0.png' in (folder / 'metrics.json').read_text()
+
+
+def test_names_with_newlines_and_escape_codes_stay_in_one_line(places):
+    name = 'x\n\x1b[31mred\u2028.png'
+    (places.data / 'trainA' / name).write_text('text')
+    escaped = 'trainA/x\\n\\x1b[31mred\\u2028.png: cannot be read'
+    assert_one_line_error(places.run(*RUN), escaped)
+    (places.data / 'trainA' / 'y.png').write_text('text')
+    result = places.run(*RUN)
+    assert len(result.stderr.splitlines()) == 3 and escaped in result.stderr
+    assert_one_line_error(places.run('--phase', 'predict', '--input', f'{name}/in', '--output',
+                                     'out'), 'red\\u2028.png/in: no such file')
 
 
 def draw_areas(path: Path, values: tuple[int, ...]) -> np.ndarray:

@@ -145,6 +145,7 @@ def test_what_is_no_checkpoint_gives_one_line(saved, tmp_path):
               {'genA2B': {}, 'format': checkpoints.FORMAT}, torch.zeros(3)]
     for content, part in ((None, 'no such checkpoint'), ({'genA2B': Bomb()}, 'run code'),
                           (earlier, 'made by an earlier version.*train again'),
+                          (earlier | {'format': 'label-transfer 3'}, 'made by a later version'),
                           *((content, '') for content in others)):
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -176,6 +177,11 @@ def test_values_that_no_option_can_have_are_refused(saved, tmp_path):
         for value in values:
             with pytest.raises(UserError, match=rf'x\.pt: its config has no valid {name}; damaged'):
                 read(**{name: value})
+    for encoder in ('hf-hub:timm/resnet18', 'local-dir:/tmp', '../../etc', 'resnet18.none', 'xy'):
+        with pytest.raises(UserError, match=r'x\.pt: its encoder .* is no network of timm'):
+            read(encoder=encoder)
+    for encoder in ('none', 'resnet18', 'resnet18.a1_in1k'):
+        assert read(encoder=encoder)['encoder'] == encoder
     # names that are none of ours are dropped
     config = read(device='cuda', result_dir='/', unknown=torch.zeros(1), lr=1, img_size=[32, 32])
     assert tuple(config) == SAVED and config['lr'] == 1

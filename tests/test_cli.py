@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import helpers
+import main
 from config import GROUPS, OPTIONS, PHASES
 from helpers import ONLY_MASKS, STAGE_1, TINY_FLAGS, assert_one_line_error, names, run_here
 
@@ -132,6 +133,27 @@ def test_a_wrong_flag_names_the_right_one():
             result = run_here(*arguments)
             assert_one_line_error(result, f'--{written}', '--help')
             assert re.findall(r'did you mean --(\w+)\?', result.stderr) == [meant] * bool(meant)
+
+
+@pytest.mark.parametrize('phase, written, meant', [
+    ('predict', 'image_dir', 'input'), ('train', 'image_path', 'data_root'),
+    ('predict', 'threshold', 'presence_threshold'), ('predict', 'thresh', 'presence_threshold'),
+    ('predict', 'output_dir', 'output'), ('train', 'save_path', 'result_dir'),
+    ('train', 'random_seed', 'seed'), ('train', 'total_iters', 'iteration'),
+    ('train', 'save_every', 'save_freq'), ('prepare', 'src', 'source'),
+    *((phase, word, '') for phase in ('', *PHASES)
+      for word in ('segment', 'target', 'height', 'project', 'student'))])
+def test_a_word_is_taken_for_an_option_of_its_phase(phase, written, meant):
+    assert main.similar_option(written, phase) == meant
+
+
+def test_every_unknown_flag_has_its_proposal():
+    result = run_here('--learning_rate', 3, '--project', '--epochs', 4)
+    assert_one_line_error(result, 'did you mean --lr for --learning_rate, --iteration for --epochs')
+    for dash in '–—':
+        assert_one_line_error(run_here(f'{dash}dataset', 'x'), 'did you mean --dataset?', 'hyphens')
+    for word, phase in (('validate', 'val'), ('inference', 'predict'), ('Segment', 'predict')):
+        assert_one_line_error(run_here('--phase', word), f'did you mean {phase}?')
 
 
 @pytest.mark.parametrize('flag, value, parts', [

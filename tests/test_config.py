@@ -18,8 +18,10 @@ def test_every_option_is_declared_in_full():
         assert rules['phases'] and set(rules['phases']) <= set(PHASES), name
         assert not rules['choices'] or option.default in rules['choices'], name
         assert not rules['architecture'] or rules['saved'], name
-    synonyms = [word for option in OPTIONS.values() for word in option.metadata['synonyms']]
-    assert len(synonyms) == len(set(synonyms)) and not set(synonyms) & OPTIONS.keys()
+    # what a word stands for follows from the number of phases
+    synonyms = [(word, len(option.metadata['phases'])) for option in OPTIONS.values()
+                for word in option.metadata['synonyms']]
+    assert len(synonyms) == len(set(synonyms)) and not set(dict(synonyms)) & OPTIONS.keys()
     assert GROUPS[0] == 'main options' and GROUPS[-1] == ADVANCED
     assert {*ARCHITECTURE, 'stage', 'recipe', 'dataset', 'profile'} < set(SAVED)
     assert not {'data_root', 'result_dir', 'checkpoint', 'device', 'phase', 'teacher'} & set(SAVED)

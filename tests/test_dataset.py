@@ -85,8 +85,27 @@ def test_links_are_followed_and_every_folder_is_read_once(tmp_path):
     found, left_out = dataset.find_images(root, problems)
     assert [path.relative_to(root).as_posix() for path in found] == [
         'b/b.png', 'c/deep/s.png', 'e.png'] and not left_out
-    assert problems.listing == (f'  {root}/gone.png: a link that leads nowhere, like 2 more; fetch '
+    assert problems.listing == (f'  {root}/gone.png: a link that leads nowhere, like 3 more; fetch '
                                 'what it names')
+
+
+def test_links_to_missing_folders_and_subfolders_are_named(tmp_path, capsys):
+    draw_images(tmp_path / 'images', ['a.png'])
+    for name in ('patient1', '@eaDir', 'labels', '.hidden', 'scans.png'):
+        (tmp_path / 'images' / name).mkdir()
+    problems = dataset.Problems()
+    assert len(dataset.list_images(tmp_path, problems)) == 1 and problems.report() == 0
+    assert capsys.readouterr().out == (
+        f'{tmp_path}/images: 2 subfolders are not looked into; move the images up, or use --phase '
+        'prepare\n')
+    (tmp_path / 'images' / 'patient2').symlink_to('unmounted')
+    assert len(dataset.list_images(tmp_path, problems)) == 1 and problems.report() == 1
+    assert 'images/patient2: a link that leads nowhere; fetch' in capsys.readouterr().err
+    with pytest.raises(UserError, match='images/patient2: a link that leads nowhere'):
+        dataset.list_images(tmp_path)
+    (tmp_path / 'images' / 'a.png').unlink()
+    with pytest.raises(UserError, match='holds no images .*but 2 subfolders are.*leads nowhere'):
+        dataset.list_images(tmp_path, problems)
 
 
 def test_label_without_image_or_of_another_size(data_root):
@@ -96,6 +115,11 @@ def test_label_without_image_or_of_another_size(data_root):
     cases = dataset.check_cases(dataset.find_cases(data_root / 'Tiny', 'test'), problems)
     assert [bool(case.label) for case in cases] == [True, True, False]
     assert problems.reasons == {labels / 't2_segmentation.png': '30×36 px, but t2.png is 40×36 px'}
+    draw_labels(labels, ['t1_'])
+    (labels / 't1__segmentation.png').rename(labels / 't1_SEGMENTATION.png')
+    with pytest.raises(UserError, match=r't1_segmentation\.png: a label of the same image as t1_S'):
+        dataset.find_cases(data_root / 'Tiny', 'test')
+    (labels / 't1_SEGMENTATION.png').unlink()
     (labels / 't2_segmentation.png').rename(labels / 't2.png')
     with pytest.raises(UserError, match=r'labels are named <image stem>_segmentation'):
         dataset.find_cases(data_root / 'Tiny', 'test')

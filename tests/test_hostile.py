@@ -191,7 +191,7 @@ def test_weights_of_other_kinds_are_refused_by_name(contents, change, part, tmp_
                                  'genA2B')
 
 
-@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', '_orig_mod.module.', 'parameters'])
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'model._orig_mod.', 'parameters'])
 def test_weights_as_other_programs_save_them_load(contents, prefix, tmp_path):
     """Of wrapped networks, as parameters, in bfloat16, and of two networks that share storage."""
     state = contents['transfer']['genA2B']
@@ -225,7 +225,9 @@ def test_a_size_beyond_the_memory_is_refused(contents, name, tmp_path, monkeypat
     config = contents[name]['config'] | {'img_size': 8192}
     torch.save(contents[name] | {'config': config}, tmp_path / 'x.pt')
     checkpoint = checkpoints.read(tmp_path / 'x.pt')
-    for flags, is_small in (({}, False), ({'img_size': 64}, True)):
+    with pytest.raises(UserError, match=r'x\.pt: says images of 8192 px.*--img_size'):
+        resolve({'phase': 'test'}, checkpoint.config, 'x.pt')
+    for flags, is_small in (({'img_size': 8192}, False), ({'img_size': 64}, True)):
         config = resolve({'phase': 'test', **flags}, checkpoint.config)
         with nullcontext() if is_small else pytest.raises(
                 UserError, match=r'x\.pt: .*memory for one image of 8192×8192 px.*--img_size'):

@@ -8,8 +8,17 @@ import torch
 import checkpoint as checkpoints
 from config import DEFAULT_ENCODER, DISCRIMINATORS, NETWORKS_OF, Config, resolve
 from helpers import TINY
-from networks import ILN, AdaILN, Discriminator, build_networks, clip_rho, count_parameters
+from networks import (
+    ILN,
+    AdaILN,
+    Discriminator,
+    build_networks,
+    clip_rho,
+    count_parameters,
+    create_encoder,
+)
 from stages.label_transfer import LabelTransferStage
+from utils import UserError
 
 VECTORS = os.environ.get('REFERENCE_VECTORS')
 both_generations = pytest.mark.parametrize('generation', ['first', 'second'])
@@ -161,3 +170,10 @@ def test_parameters_are_counted_without_building(options):
     assert count_parameters(small(**options)) == {
         name: sum(parameter.numel() for parameter in network.parameters())
         for name, network in networks.items()}
+
+
+@pytest.mark.parametrize('name', ['hf-hub:timm/resnet18', 'local-dir:/tmp', '../../etc', 'resnet'])
+def test_an_encoder_has_a_plain_name_of_timm(name, monkeypatch):
+    monkeypatch.setattr('timm.create_model', None)  # nothing is asked for it
+    with pytest.raises(UserError, match=f'--encoder {name}: has to be none or a network of timm'):
+        create_encoder(name, 3)

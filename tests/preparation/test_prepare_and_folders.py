@@ -226,3 +226,27 @@ def test_broken_images_are_left_out(program, folders, flags):
         assert part in result.stderr
     assert len(description(program.data)['left_out']) == 4
     assert 'p5' not in stems(program.data / 'trainA')
+
+
+def test_two_labels_of_one_image(program, folders, flags):
+    for other in ('p0_SEGMENTATION.png', 'p0.png'):
+        draw_labels(folders[2], ['x'], (50, 40))
+        (folders[2] / 'x_segmentation.png').rename(folders[2] / other)
+        assert_one_line_error(program.run(*flags), folders[2] / other, 'p0_segmentation.png',
+                              'the same image')
+        (folders[2] / other).unlink()
+
+
+def test_a_name_too_long_loses_nothing_else(program, folders, flags):
+    long_name = 'i' * 247
+    for folder in folders[:2]:
+        draw_images(folder, [f'{long_name}.png'])
+    result = program.run(*flags)
+    assert result.returncode == 1
+    for folder in folders[:2]:
+        assert f'{folder}/{long_name}.png: its name in the data set would be too long' in (
+            result.stderr)
+    assert len(stems(program.data / 'trainA')) + 2 == 8
+    for path in folders[1].glob('q*'):
+        path.unlink()
+    assert_one_line_error(program.run(*flags, '--overwrite', True), folders[1], 'too long')

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from checkpoint import FORMAT
 from config import resolve
 from fuzz import run as fuzz
 from helpers import STAGE_1, TINY, TINY_FLAGS, assert_one_line_error
@@ -41,6 +42,14 @@ def test_a_dry_run_finds_what_would_stop_the_run(places, monkeypatch):
     assert_one_line_error(places.run(*DRY_RUN, '--result_dir', no_folder), '--result_dir')
     assert_one_line_error(places.run(*DRY_RUN[:2], '--stage', 2, *DRY_RUN[-2:]),
                           'needed as teacher')
+    with torch.device('meta'):
+        networks = build_networks(resolve({**TINY, 'recipe': 'published', 'ch': 5}), ['genA2B'])
+    config = resolve({**TINY, 'recipe': 'published', 'stage': 1}).saved_values()
+    torch.save({'format': FORMAT, 'iteration': 1, 'config': config, 'genA2B': {
+        key: torch.zeros(tensor.shape) for key, tensor in networks['genA2B'].state_dict().items()
+    }}, places.data / 'x.pt')
+    assert_one_line_error(places.run(*DRY_RUN[:2], '--stage', 2, *DRY_RUN[-2:], '--teacher',
+                                     places.data / 'x.pt'), 'x.pt: genA2B does not fit')
     monkeypatch.setattr(preflight.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1000))
     assert_one_line_error(places.run(*DRY_RUN), 'checkpoints need', '--keep_checkpoints')
     assert_one_line_error(places.run('--phase', 'test', '--dry_run', 'True'), '--dry_run')
