@@ -24,6 +24,10 @@ FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF')  # no other decoder runs
 DICOM_SUFFIXES = {'.dcm', '.dicom'}
 RANGE = (0.05, 99.95)  # ours: percentiles that become black and white in images of over 8 bits
 AREA_SHARE = 0.04  # ours: of a label's shorter side, the side of an area that is no soft outline
+RIPPLE_SHARE = 0.015  # ours: likewise, of an area of one value that is no ripple of Lanczos
+OUTLINE_SHARE = 0.12  # ours: of a label's shorter side, the width of the softest outline
+NOISE = 1 / 16  # ours: of JPEG, near nothing or the highest value of a label
+FEW_VALUES = 16  # ours: labels of so few values have no noise
 
 # what lies beside images
 NAMED_AS_LABEL, NAMED_AS_MASK = 'labels', 'named as masks are'
@@ -243,13 +247,31 @@ def fitted_label(path: Path, lesion: np.ndarray, image_path: Path) -> np.ndarray
 
 
 def has_areas_between(values: np.ndarray) -> bool:
-    """Whether a label H×W in [0, 1] has areas, in proportion to its size, of nearly one value
-    between, or is between for the most part; outlines of an enlarged label are slopes."""
+    """Whether a label H×W in [0, 1] has areas between: of one value; in proportion to its size, of
+    nearly one; far from what is nothing or highest; or for the most part. Outlines of an enlarged
+    label are slopes; what is as near to an end as noise of JPEG counts only among few values."""
+    few = len(np.unique(values)) <= FEW_VALUES
     values = values.astype(np.float32)
+    side = 3 if few else max(3, round(RIPPLE_SHARE * min(values.shape)))
+    same = range_within(values, side) == 0
+    if (same & (values > (0 if few else NOISE)) & (values < 1 - NOISE)).any():
+        return True
     between = ((values > 0.1) & (values < 0.9)).astype(np.uint8)
     if not cv2.erode(between, np.ones((3, 3), np.uint8)).any():
         return False
     side = max(3, round(AREA_SHARE * min(values.shape)))
-    window = np.ones((side, side), np.uint8)
-    flat = cv2.dilate(values, window) - cv2.erode(values, window) < 0.1
-    return between.mean() > 1 / 3 or bool((cv2.erode(between, window) & flat).any())
+    inside = cv2.erode(between, np.ones((side, side), np.uint8)) > 0
+    if between.mean() > 1 / 3 or (inside & (range_within(values, side) < 0.1)).any():
+        return True
+    reach = max(3, OUTLINE_SHARE * min(values.shape))
+    ends = [cv2.distanceTransform(is_not_end.astype(np.uint8), cv2.DIST_L2, 3)
+            for is_not_end in (values > 0.1, values < 0.9)]
+    return bool((np.maximum(*ends)[between > 0] > reach).mean() > 1 / 4)
+
+
+def range_within(values: np.ndarray, side: int) -> np.ndarray:
+    """Highest minus lowest value, H×W, within a square around each pixel; infinite where the square
+    goes beyond the border."""
+    window, border = np.ones((side, side), np.uint8), {'borderType': cv2.BORDER_CONSTANT}
+    return (cv2.dilate(values, window, borderValue=np.inf, **border)
+            - cv2.erode(values, window, borderValue=-np.inf, **border))

@@ -171,6 +171,63 @@ def test_outlines_of_enlarged_labels_are_soft_but_other_areas_are_refused(factor
         read_label(path)
 
 
+def areas(side: int, *boxes: tuple[int, ...]) -> np.ndarray:
+    """A label side×side with boxes (top, left, height, width, value)."""
+    label = np.zeros((side, side), np.uint16)
+    for top, left, height, width, value in boxes:
+        label[top:top + height, left:left + width] = value
+    return label
+
+
+def slice_of_a_head() -> np.ndarray:
+    """240×240 with noise of 60 to 120 in an ellipse, 200 to 255 in a lesion."""
+    rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:240, :240]
+    head = ((rows - 120) / 60) ** 2 + ((columns - 120) / 50) ** 2 < 1
+    pixels = head * rng.integers(60, 120, head.shape)
+    pixels[100:120, 100:120] = rng.integers(200, 255, (20, 20))
+    return pixels.astype(np.uint8)
+
+
+def in_colors(label: np.ndarray, *colors: int) -> Image.Image:
+    image = Image.fromarray(label.astype(np.uint8)).convert('P')
+    image.putpalette([*colors, *[0] * (768 - len(colors))])
+    return image
+
+
+LESION = (100, 100, 200, 200, 255)
+GRID = [(32 * (k // 16) + 4, 32 * (k % 16) + 4, 16, 16, k + 1) for k in range(256)]
+THIRD_VALUES = {
+    'void': areas(512, (95, 95, 210, 210, 255), (100, 100, 200, 200, 1)),
+    'of 20': areas(512, LESION, (400, 400, 100, 100, 20)),
+    'small': areas(512, LESION, (400, 400, 18, 18, 128)),
+    'white and blue': np.dstack([areas(512, LESION)] * 2 + [
+        areas(512, LESION, (400, 400, 80, 80, 255))]).astype(np.uint8),
+    'palette': in_colors(areas(512, (100, 100, 200, 200, 2), (400, 400, 80, 80, 1)),
+                         0, 0, 0, 10, 0, 0, 255, 255, 255),
+    'many': areas(1024, *[(5 + 50 * k, 10, 30, 30, 100 if k % 2 else 255) for k in range(20)]),
+    'instances of 16 bits': areas(512, *GRID),
+    'instances': areas(512, *GRID[:255]).astype(np.uint8),
+    'one pixel': areas(200, (50, 50, 100, 100, 1), (60, 60, 1, 1, 255)),
+    'slice': slice_of_a_head()}
+
+
+@pytest.mark.parametrize('kind', THIRD_VALUES)
+def test_further_values_are_refused_however_small_or_dark(kind, tmp_path):
+    label, path = THIRD_VALUES[kind], tmp_path / 'x.png'
+    if isinstance(label, np.ndarray):
+        label = Image.fromarray(label if label.max() > 255 else label.astype(np.uint8))
+    label.save(path)
+    with pytest.raises(UserError, match='areas between'):
+        read_label(path)
+
+
+@pytest.mark.parametrize('quality', [5, 30, 75, 100])
+def test_noise_of_jpeg_is_no_further_value(quality, tmp_path):
+    label = areas(200, (50, 53, 99, 101, 255), (10, 20, 5, 90, 255))
+    Image.fromarray(label.astype(np.uint8)).save(tmp_path / 'x.jpg', quality=quality)
+    assert read_label(tmp_path / 'x.jpg').mean() == pytest.approx((label > 0).mean(), abs=0.005)
+
+
 def test_only_decoders_of_the_endings_run(tmp_path):
     Image.new('RGB', (8, 8), (9, 99, 199)).save(tmp_path / 'x.jfif', 'jpeg', quality=100)
     assert image_files.IMAGE_SUFFIXES >= {'.jfif'}
