@@ -33,36 +33,79 @@ FEW_VALUES = 16  # ours: labels of so few values have no noise
 NAMED_AS_LABEL, NAMED_AS_MASK = 'labels', 'named as masks are'
 THUMBNAIL = 'in folders of thumbnails or deleted files'
 DICOM = 'DICOM (convert to PNG or NIfTI)'
-WORDS = r'(masks?|lesions?|rois?|gts?|ground_?truth|segm?|segmentations?|labels?|annotations?)'
-MASK_STEM = re.compile(rf'(?P<image>.*)[ _-]{WORDS}([ _-]?\d+)?', re.I | re.S)
-MASK_FOLDER = re.compile(rf'(.*[ _-])?{WORDS}', re.I | re.S)
-THUMBNAIL_FOLDERS = {'@eadir', '#recycle', '@recycle', '$recycle.bin', '__macosx', 'thumbs',
-                     'thumbnails', 'lost+found'}
-MASK_VALUES = 16  # a file named as a mask that has at most so many gray values is one
+MASK_WORD = re.compile(  # in a name, between separators
+    r'masks?|gts?|ground_?truth|truth|segm?|labels?(tr|ts)?|segmentations?(class|object)?|anno'
+    r'|annot|annotations?', re.I)
+LESION_WORD = re.compile(  # that photographs are named by, too
+    r'lesions?|rois?|tumou?rs?|(1st|2nd)?manual|(1st|2nd)ho|bin|binary|contours?|outlines?|pred'
+    r'|predictions?', re.I)
+THUMBNAIL_WORD = re.compile('tn|thumb|thumbnail', re.I)
+PART = re.compile(r'[^\s_.()\[\]-]+')
+FUSED = re.compile('(?<=.)(masks?|segmentation)$', re.I)  # as in xmask
+PARTS = 24  # of longer names only so many are looked at
+THUMBNAIL_FOLDERS = {'@eadir', '#recycle', '@recycle', '$recycle.bin', 'recycler', '__macosx',
+                     'thumb', 'thumbs', 'thumbs.db', 'thumbnail', 'thumbnails', 'lost+found',
+                     '@tmp', '#snapshot', '~snapshot', '@recently-snapshot'}
+MASK_VALUES = 16  # a mask has at most so many gray values, or those of a label
+COLORS = 256  # gray, a palette: what may be a mask beside an image
 
 
 def no_images(folder: Path, paths: list[Path], are_masks: bool = False) -> dict[Path, str]:
     """Those files below a folder that are no images to learn from or to predict, and why: DICOM,
-    thumbnails, and masks, unless all `are_masks`. A mask is named as one (x_mask, masks/x) and
-    ends in _segmentation, lies beside the image x, or has the gray values of a mask."""
+    thumbnails, and masks, unless all `are_masks`. A mask is x_segmentation, or it is named as one
+    (see `is_mask`) and its pixels are those of one."""
     stems = {(path.parent, path.stem.casefold()) for path in paths}
+    folders = {path: path.relative_to(folder).parts[:-1] for path in paths}
+    others = {path.stem.casefold() for path in paths  # images that a folder of masks belongs to
+              if not any(words_of(name, MASK_WORD, LESION_WORD) for name in folders[path])}
     reasons = {}
     for path in paths:
-        folders = path.relative_to(folder).parts[:-1]
-        named = MASK_STEM.fullmatch(path.stem)
+        beside = any((path.parent, name) in stems for name in names_within(path.stem))
         if path.suffix.lower() in DICOM_SUFFIXES:
             reasons[path] = DICOM
-        elif any(name.casefold() in THUMBNAIL_FOLDERS for name in folders):
+        elif any(name.casefold() in THUMBNAIL_FOLDERS for name in folders[path]) \
+                or beside and words_of(path.stem, THUMBNAIL_WORD):
             reasons[path] = THUMBNAIL
         elif are_masks:
             continue
         elif path.stem.lower().endswith('_segmentation'):
             reasons[path] = NAMED_AS_LABEL
-        elif named and (path.parent, named['image'].casefold()) in stems:
-            reasons[path] = NAMED_AS_MASK
-        elif (named or any(map(MASK_FOLDER.fullmatch, folders))) and has_values_of_mask(path):
+        elif is_mask(path, folders[path], beside, others):
             reasons[path] = NAMED_AS_MASK
     return reasons
+
+
+def is_mask(path: Path, folders: tuple[str, ...], beside: bool, others: set[str]) -> bool:
+    """Whether a file, that is below these folders and perhaps `beside` an image of a part of its
+    name, is a mask: its name or one of the folders says so (folders by words as lesion only where
+    an image belongs to it, of the same name among `others`), and it holds few gray values or a
+    label; where the word is one as mask and an image belongs to it, few colors are enough."""
+    sure = words_of(path.stem, MASK_WORD)
+    likely = sure or words_of(path.stem, LESION_WORD)
+    sure_folder = any(words_of(name, MASK_WORD) for name in folders)
+    in_folder = sure_folder or any(words_of(name, LESION_WORD) for name in folders)
+    if not (likely or in_folder):
+        return False
+    names = {path.stem.casefold(), *(names_within(path.stem) if likely else ())}
+    paired = likely and beside or in_folder and not names.isdisjoint(others)
+    if sure and beside or sure_folder and paired:
+        return has_few_colors(path)
+    return bool(paired or likely or sure_folder) and has_values_of_mask(path)
+
+
+def words_of(name: str, *words: re.Pattern) -> bool:
+    """Whether a part of a name, without numbers at its end, is one of the words."""
+    parts = [part[0].rstrip('0123456789') for part in PART.finditer(FUSED.sub(r' \1', name))]
+    return any(word.fullmatch(part) for word in words for part in parts)
+
+
+def names_within(stem: str) -> set[str]:
+    """What the image may be called that a file belongs to by its name: all that is left, of x_mask
+    or mask_x (1), without a part at an end."""
+    text = FUSED.sub(r' \1', stem.casefold())
+    ends = [part.span() for part in PART.finditer(text)][:PARTS]
+    return {text[start:end] for index, (start, _) in enumerate(ends)
+            for _, end in ends[index:] if end - start < len(text)}
 
 
 def counted(reasons: dict[Path, str]) -> str:
@@ -76,6 +119,14 @@ def has_values_of_mask(path: Path) -> bool:
     """Whether the file holds few gray values or is a label otherwise; False if it is broken."""
     try:
         return len(np.unique(label_values(path))) <= MASK_VALUES or read_label(path) is not None
+    except UserError:
+        return False
+
+
+def has_few_colors(path: Path) -> bool:
+    """Whether the file is gray or has at most COLORS colors; False if it is broken."""
+    try:
+        return read_image(path).getcolors(COLORS) is not None
     except UserError:
         return False
 

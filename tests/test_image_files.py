@@ -258,27 +258,94 @@ def test_no_metadata_goes_along(mode, ending, tmp_path):
 
 
 MASKS = ('x_mask.png', 'x_LESION.png', 'x-roi.png', 'x_gt.png', 'x_seg.png', 'x_mask_1.png',
-         'masks/1.png', 'y_lesion/y.png', 'z_segmentation.png')
+         'masks/1.png', 'y_lesion/x.png', 'z_segmentation.png')
 IMAGES = ('x.png', 'photo_lesion.png', 'mask.png', 'roi/1.png', 'flask.png', 'x_1.png')
 THUMBNAILS = ('@eaDir/x.png/T.jpg', '#recycle/a.png', 'Thumbs/x.png')
 
 
-def test_what_lies_beside_images(tmp_path):
-    draw_images(tmp_path, ['x.png'])
+def draw_label(path):
     label = np.zeros((36, 40), np.uint8)
     label[9:20, 9:20] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(label).save(path)
+
+
+def draw_photo(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_images(path.parent, [path.name])
+
+
+def draw_instances(path):
+    label = np.kron(np.arange(72, dtype=np.uint8).reshape(8, 9), np.ones((4, 4), np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(label).save(path)
+
+
+def draw_slice(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(slice_of_a_head()).save(path)
+
+
+def draw_few_colors(path):
+    draw_photo(path)
+    Image.open(path).convert('RGB').quantize(12).save(path)
+
+
+def draw_bits(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).random((36, 40)) > 0.5).save(path)
+
+
+def test_what_lies_beside_images(tmp_path):
     paths = [tmp_path / name for name in (*IMAGES, *MASKS, *THUMBNAILS, 's.dcm')]
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_images(path.parent, [path.name] if path.suffix != '.dcm' else [])
-        if path.relative_to(tmp_path).as_posix() in MASKS[6:8]:
-            Image.fromarray(label).save(path)  # known by its values alone
+        name = path.relative_to(tmp_path).as_posix()
+        if path.suffix != '.dcm':
+            (draw_label if name in MASKS else draw_photo)(path)
     left_out = image_files.no_images(tmp_path, paths)
     assert [path for path in paths if path not in left_out] == [tmp_path / name for name in IMAGES]
     assert image_files.counted(left_out) == (
         '8 named as masks are, as x_mask.png, 3 in folders of thumbnails or deleted files, as '
         'T.jpg, 1 labels, as z_segmentation.png, 1 DICOM (convert to PNG or NIfTI), as s.dcm')
     assert set(image_files.no_images(tmp_path, paths, are_masks=True)) == set(paths[-4:])
+
+
+MASK_NAMES = (
+    'mask_x', 'gt_x', 'lesion_x', 'x.mask', 'x (mask)', 'xmask', 'x_mask - Copy', 'x_Mask (1)',
+    'x_mask_bin', 'x_mask_final', 'x_mask_rater1', 'x_segmentation_v2', 'x_manual1', 'x_1stHO',
+    'x_binary', 'x_contour', 'x_annotation', 'x_truth', 'x_pred', 'Copy of x_mask', 'x_R1_mask',
+    *(f'{folder}/x' for folder in (
+        'Ground Truth', 'ground-truth', 'GroundTruth', 'manual', 'masks2', 'masks_128', 'labelsTr',
+        'SegmentationClass', 'SegmentationObject', 'Masks_png', 'lesions', 'a/binary_masks')))
+
+
+@pytest.mark.parametrize('draw', [draw_label, draw_photo], ids=['label', 'photo'])
+def test_masks_are_known_by_name_and_pixels(draw, tmp_path):
+    paths = []
+    for index, name in enumerate(MASK_NAMES):
+        pair = [tmp_path / f'{index}/x.png', tmp_path / f'{index}/{name}.png']
+        draw_photo(pair[0])
+        draw(pair[1])
+        masks = image_files.no_images(tmp_path / f'{index}', pair)
+        paths += [name for path in masks if path == pair[1]]
+        assert pair[0] not in masks
+    assert paths == (list(MASK_NAMES) if draw is draw_label else [])
+
+
+@pytest.mark.parametrize('name, draw, is_left_out', [
+    ('x_mask', draw_instances, True), ('masks/x', draw_instances, True),
+    ('x_lesion', draw_photo, False), ('x lesion', draw_photo, False),
+    ('lesion/x', draw_slice, False), ('lesions/3', draw_slice, False),
+    ('a_lesion_3', draw_slice, False), ('lesions/a', draw_few_colors, False),
+    ('lesions/a', draw_bits, False), ('x_thumb', draw_photo, True), ('tn_x', draw_photo, True),
+    ('y_thumb', draw_photo, False), *((f'{folder}/y', draw_photo, True) for folder in (
+        'thumb', 'thumbnail', 'Thumbs.db', 'RECYCLER', '#snapshot', '~snapshot', '@tmp',
+        '@Recently-Snapshot'))])
+def test_one_file_beside_an_image(name, draw, is_left_out, tmp_path):
+    paths = [tmp_path / 'x.png', tmp_path / f'{name}.png']
+    draw_photo(paths[0])
+    draw(paths[1])
+    assert list(image_files.no_images(tmp_path, paths)) == paths[1:] * is_left_out
 
 
 def test_random_trees(stage_1_run):
