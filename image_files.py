@@ -3,9 +3,10 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -139,6 +140,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f'{image.width}×{image.height} pixels, above the limit of '
                                  f'{Image.MAX_IMAGE_PIXELS}')
+            if is_thumbnail_of_a_page(image):
+                raise ValueError('its first page is smaller than another: which is the image?')
             yield image
     except UserError:
         raise
@@ -148,6 +151,19 @@ def open_image(path: Path) -> Iterator[Image.Image]:
                             'NIfTI (as dcm2niix does)') from error
         raise UserError(f'{path}: cannot be read as an image ({error or type(error).__name__}); '
                         'repair it, save it as PNG, or remove it') from error
+
+
+def is_thumbnail_of_a_page(image: Image.Image) -> bool:
+    """Whether a later page of a TIFF is larger than the first, which is read."""
+    if image.format != 'TIFF' or image.n_frames == 1:
+        return False
+    sizes = [math.prod(image.size)]
+    with suppress(Exception):  # as of decoders: what follows the first page may be damaged
+        for page in range(1, image.n_frames):
+            image.seek(page)
+            sizes.append(math.prod(image.size))
+    image.seek(0)
+    return max(sizes) > sizes[0]
 
 
 def is_dicom(path: Path) -> bool:
@@ -161,9 +177,10 @@ def is_dicom(path: Path) -> bool:
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an image as Pillow decodes it, 1 to 8: 1 is upright, from 5 on width
-    and height are exchanged. Pillow itself turns TIFF; what is damaged counts as upright."""
-    try:  # the base class, since PNG's own method decodes all pixels
-        value = 1 if image.format == 'TIFF' else Image.Image.getexif(image).get(274, 1)
+    and height are exchanged. Pillow itself turns TIFF; what is damaged counts as upright. A PNG is
+    decoded if it says nothing before its pixels: it may say so after them."""
+    try:
+        value = 1 if image.format == 'TIFF' else image.getexif().get(274, 1)
     except Exception:  # as of decoders
         return 1
     return value if value in range(1, 9) else 1
@@ -186,23 +203,41 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
 def deep_values(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray] | None:
     """Color, H×W or H×W×3, and opacity, H×W in [0, 1], of an image of more than 8 bits a channel,
     as stored; None for other images. Raises for those that cannot be read with all their bits."""
-    if image.mode.startswith(('I', 'F')):
-        values = np.asarray(image)
-        return values, np.ones(values.shape)
-    bits = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else (8,)
+    tags = image.tag_v2 if image.format == 'TIFF' else {}
+    bits, clear = tags.get(258, (8,)), image.info.get('transparency')
+    is_int8 = image.mode == 'L' and tags.get(339) in (2, (2,)) and max(bits) == 8
+    if image.mode.startswith(('I', 'F')) or is_int8:
+        return gray_numbers(np.asarray(image), tags), np.ones(image.size[::-1]) if clear is None \
+            else (np.asarray(image) != clear).astype(float)
     is_png = image.format == 'PNG' and str(image.tile[0].args).endswith('16B')
-    if max(bits) <= 8 and not is_png or image.mode == 'CMYK':
+    if max(bits) <= 8 and not is_png:
         return None
-    separate, premultiplied = (image.format == 'TIFF' and image.tag_v2.get(tag) in (value, (value,))
+    separate, premultiplied = (tags.get(tag) in (value, (value,))
                                for tag, value in ((284, 2), (338, 1)))
     image.load()  # Pillow keeps 8 bits of these, but notices damage that OpenCV does not
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if separate or values is None or values.dtype != np.uint16 \
+    if separate or image.mode == 'CMYK' or values is None or values.dtype != np.uint16 \
             or values.shape[:2] != image.size[::-1] or values.shape[2:] not in ((3,), (4,)):
         raise ValueError(f'{max(bits)} bits a channel in {image.mode}, stored in a way that is not '
                          'read')
+    colors = values[..., 2::-1]
+    if clear is not None:
+        return colors, (colors != np.array(clear)).any(axis=2).astype(float)
     has_opacity = values.shape[2] == 4 and 'A' in image.getbands() and not premultiplied
-    return values[..., 2::-1], values[..., 3] / 65535 if has_opacity else np.ones(values.shape[:2])
+    return colors, values[..., 3] / 65535 if has_opacity else np.ones(values.shape[:2])
+
+
+def gray_numbers(values: np.ndarray, tags: Mapping[int, Any]) -> np.ndarray:
+    """Gray values H×W of Pillow as the TIFF's tags, if any, mean them: of the sign that is stored,
+    and with black as the lowest."""
+    if values.dtype == np.uint8:
+        values = values.view(np.int8)
+    elif (tags.get(258), tags.get(339, (1,))) == ((32,), (1,)) and values.dtype == np.int32:
+        values = values.view(np.uint32)
+    if tags.get(262) == 0 and np.isfinite(values).any():  # white is zero
+        values = values.astype(np.float64)
+        values = values[np.isfinite(values)].max() - values
+    return values
 
 
 def scaled_to_bytes(values: np.ndarray, opacity: np.ndarray) -> np.ndarray:
@@ -236,8 +271,8 @@ def read_image(path: Path, channels: int = 3) -> Image.Image:
     UserError. Transparent parts lie on black; more than 8 bits a channel and floating point are
     scaled by their own range; of several pages the first is read; EXIF orientation is applied."""
     with open_image(path) as image:
-        upright = orientation(image)
         deep = deep_values(path, image)
+        upright = orientation(image)
         image = Image.fromarray(scaled_to_bytes(*deep)) if deep else on_black(image)
         image = image.convert('RGB' if channels == 3 else 'L')
         if upright != 1:
@@ -250,8 +285,9 @@ def label_values(path: Path) -> np.ndarray:
     """The gray values H×W of a label as stored, on what is seen, of any type; raises UserError.
     Where the colors are all the same, the label may be in a palette's numbers or the opacity."""
     with open_image(path) as image:
+        deep = deep_values(path, image)
         upright = orientation(image)
-        if deep := deep_values(path, image):
+        if deep:
             values, opacity = deep
             values = values if values.ndim == 2 else values @ np.array((0.299, 0.587, 0.114))
             values = values * opacity if opacity.min() < 1 else values

@@ -24,6 +24,10 @@ DEEP = {  # content of a file, and the colors it holds
     'tiff rgba': (tiff(np.dstack([COLORS, OPAQUE])), COLORS),
     'tiff rgba multiplied': (tiff(np.dstack([COLORS, OPAQUE]), extra=1), COLORS),
     'tiff int16': (tiff(GRAY.astype(np.int16) - 2000), GRAY),
+    'tiff white is zero': (tiff(4000 - GRAY, colors_are=0), GRAY),
+    'tiff float, white is zero': (tiff(1 - GRAY.astype(np.float32) / 5000, colors_are=0), GRAY),
+    'tiff uint32': (tiff(GRAY.astype(np.uint32) * 1_000_000 + 5), GRAY),
+    'tiff int8': (tiff((GRAY // 20 - 100).astype(np.int8)), GRAY // 20),
     'tiff int32': (tiff(GRAY.astype(np.int32) - 9), GRAY),
     'tiff float32': (tiff(GRAY.astype(np.float32) / 1e6), GRAY)}
 ORIENTATIONS = range(1, 9)
@@ -36,7 +40,7 @@ def test_more_than_8_bits_are_scaled_by_their_own_range(kind, tmp_path):
     path.write_bytes(content)
     expected = (colors - float(colors.min())) / np.ptp(colors) * 255
     assert np.abs(np.asarray(read_image(path), float) - expected).max() <= 0.51
-    path.write_bytes(content[:-40])
+    path.write_bytes(content[:-60])
     with pytest.raises(UserError, match='cannot be read as an image'):
         read_image(path)
 
@@ -50,8 +54,35 @@ def test_transparent_parts_of_16_bits_are_black_and_do_not_count(tmp_path):
     assert (values[0] == 0).all() and values.max() == 255
 
 
+@pytest.mark.parametrize('colors', [COLORS, COLORS[..., 0]], ids=['rgb', 'gray'])
+def test_a_transparent_color_and_an_orientation_after_the_pixels(colors, tmp_path):
+    colors = colors.copy()
+    colors[2, 3], path = 60000, tmp_path / 'x.png'
+    clear = b'\xea\x60' * (3 if colors.ndim == 3 else 1)
+    path.write_bytes(png_16(colors, clear, exif(3).tobytes()[6:]))
+    values = np.asarray(read_image(path))[::-1, ::-1]
+    assert values[2, 3].max() == 0 and values.max() == 255
+    colors[2, 3] = 0
+    scaled = (colors - float(COLORS.min())) / (colors.max() - float(COLORS.min())) * 255
+    assert np.abs(values[0, :, 0] - scaled.reshape(8, 12, -1)[0, :, 0].clip(0)).max() < 30
+    path.write_bytes(png_16(COLORS[:, :6], exif=exif(6).tobytes()[6:]))
+    with image_files.open_image(path) as image:
+        assert image_files.shown_size(image) == read_image(path).size == (8, 6)
+
+
+def test_a_first_page_that_is_a_thumbnail_is_refused(tmp_path):
+    large, small, path = Image.new('L', (9, 8), 200), Image.new('L', (3, 2), 9), tmp_path / 'x.tif'
+    large.save(path, save_all=True, append_images=[small, large])
+    assert np.asarray(read_image(path, 1)).tolist() == np.asarray(large).tolist()
+    small.save(path, save_all=True, append_images=[small, large])
+    with pytest.raises(UserError, match='x.tif: .*first page is smaller than another'):
+        read_image(path)
+
+
 @pytest.mark.parametrize('content', [tiff(COLORS, separate=True),
-                                     tiff(np.dstack([GRAY, OPAQUE]))], ids=['planes', 'gray'])
+                                     tiff(np.dstack([GRAY, OPAQUE])),
+                                     tiff(np.dstack([COLORS, GRAY]), colors_are=5)],
+                         ids=['planes', 'gray', 'CMYK'])
 def test_what_would_lose_bits_is_refused(content, tmp_path):
     (tmp_path / 'x.tif').write_bytes(content)
     with pytest.raises(UserError, match='x.tif: cannot be read.* save it as PNG'):
