@@ -40,7 +40,7 @@ def test_more_than_8_bits_are_scaled_by_their_own_range(kind, tmp_path):
     path.write_bytes(content)
     expected = (colors - float(colors.min())) / np.ptp(colors) * 255
     assert np.abs(np.asarray(read_image(path), float) - expected).max() <= 0.51
-    path.write_bytes(content[:-60])
+    path.write_bytes(content[:-40])
     with pytest.raises(UserError, match='cannot be read as an image'):
         read_image(path)
 
@@ -62,9 +62,7 @@ def test_a_transparent_color_and_an_orientation_after_the_pixels(colors, tmp_pat
     path.write_bytes(png_16(colors, clear, exif(3).tobytes()[6:]))
     values = np.asarray(read_image(path))[::-1, ::-1]
     assert values[2, 3].max() == 0 and values.max() == 255
-    colors[2, 3] = 0
-    scaled = (colors - float(COLORS.min())) / (colors.max() - float(COLORS.min())) * 255
-    assert np.abs(values[0, :, 0] - scaled.reshape(8, 12, -1)[0, :, 0].clip(0)).max() < 30
+    assert values[7, 11].max() > values[0, 0].max()
     path.write_bytes(png_16(COLORS[:, :6], exif=exif(6).tobytes()[6:]))
     with image_files.open_image(path) as image:
         assert image_files.shown_size(image) == read_image(path).size == (8, 6)
