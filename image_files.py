@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def no_images(folder: Path, paths: list[Path], are_masks: bool = False) -> dict[
               if not any(words_of(name, MASK_WORD, LESION_WORD) for name in folders[path])}
     reasons = {}
     for path in paths:
-        beside = any((path.parent, name) in stems for name in names_within(path.stem))
+        beside = words_of(path.stem, MASK_WORD, LESION_WORD, THUMBNAIL_WORD) and any(
+            (path.parent, name) in stems for name in names_within(path.stem))
         if path.suffix.lower() in DICOM_SUFFIXES:
             reasons[path] = DICOM
         elif any(name.casefold() in THUMBNAIL_FOLDERS for name in folders[path]) \
@@ -94,6 +96,7 @@ def is_mask(path: Path, folders: tuple[str, ...], beside: bool, others: set[str]
     return bool(paired or likely or sure_folder) and has_values_of_mask(path)
 
 
+@lru_cache(65536)
 def words_of(name: str, *words: re.Pattern) -> bool:
     """Whether a part of a name, without numbers at its end, is one of the words."""
     parts = [part[0].rstrip('0123456789') for part in PART.finditer(FUSED.sub(r' \1', name))]
