@@ -5,8 +5,9 @@ import zlib
 import numpy as np
 
 
-def png_16(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel: gray H×W, or H×W×2 (with opacity), ×3 or ×4."""
+def png_16(values: np.ndarray, clear: bytes = b'', exif: bytes = b'') -> bytes:
+    """A PNG of 16 bits a channel: gray H×W, or H×W×2 (with opacity), ×3 or ×4; of a `clear` color,
+    with `exif` after the pixels."""
     height, width = values.shape[:2]
     rows = values.astype('>u2').reshape(height, -1)
     color_type = {2: 0, 3: {2: 4, 3: 2, 4: 6}.get(values.shape[-1])}[values.ndim]
@@ -14,21 +15,26 @@ def png_16(values: np.ndarray) -> bytes:
     pixels = zlib.compress(b''.join(b'\0' + row.tobytes() for row in rows))
     return b'\x89PNG\r\n\x1a\n' + b''.join(
         struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-        for kind, data in ((b'IHDR', header), (b'IDAT', pixels), (b'IEND', b'')))
+        for kind, data in ((b'IHDR', header), (b'tRNS', clear), (b'IDAT', pixels), (b'eXIf', exif),
+                           (b'IEND', b'')) if data or kind == b'IEND')
 
 
 def tiff(values: np.ndarray, order: str = '<', orientation: int = 1, separate: bool = False,
-         extra: int = 2) -> bytes:
+         extra: int = 2, colors_are: int | None = None) -> bytes:
     """An uncompressed TIFF of numbers H×W or H×W×C; `extra` 1: colors are multiplied by opacity,
-    2: they are not; `separate`: a plane for each channel."""
+    2: they are not; `separate`: a plane for each channel; `colors_are`: the photometric
+    interpretation, 0 white is zero, 5 CMYK."""
     pixels = values.reshape(*values.shape[:2], -1)
     height, width, channels = pixels.shape
     stored = pixels.astype(pixels.dtype.newbyteorder(order))
     data = (stored.transpose(2, 0, 1) if separate else stored).tobytes()
     colors, planes = (3 if channels >= 3 else 1), channels if separate else 1
+    colors = channels if colors_are == 5 else colors
+    if colors_are is None:
+        colors_are = 2 if colors == 3 else 1
     long_tags = {256: [width], 257: [height], 278: [height], 273: [0] * planes,
                  279: [len(data) // planes] * planes}
-    tags = {258: [8 * values.itemsize] * channels, 259: [1], 262: [2 if colors == 3 else 1],
+    tags = {258: [8 * values.itemsize] * channels, 259: [1], 262: [colors_are],
             274: [orientation], 277: [channels], 284: [2 if separate else 1],
             339: [{'u': 1, 'i': 2, 'f': 3}[values.dtype.kind]] * channels, **long_tags}
     if channels > colors:

@@ -213,7 +213,8 @@ def test_turned_photos_links_and_masks_beside_images(predict, tmp_path):
     source, turned = tmp_path / 'in', Image.Exif()
     turned[274] = 6
     draw_images(tmp_path / 'store', ['s.png'])
-    draw_images(source, ['a_mask.jfif', 'a.jfif', 'b.png'])
+    draw_images(source, ['a.jfif', 'b.png'])
+    Image.new('L', (40, 36), 255).save(source / 'a_mask.jfif', 'jpeg')
     Image.open(source / 'b.png').save(source / 'b.png', exif=turned)
     draw_images(source / 'Thumbs', ['a.png'])
     (source / 'linked').symlink_to(tmp_path / 'store')

@@ -201,7 +201,7 @@ def test_masks_thumbnails_and_dicom_beside_images(program, folders, flags):
     draw_labels(folders[0], ['p1'], (50, 40))
     (folders[0] / 'p1_segmentation.png').rename(folders[0] / 'p1_mask.tif')
     (folders[0] / 'lesion').mkdir()
-    (folders[0] / 'more' / 'p0_segmentation.png').rename(folders[0] / 'lesion' / 'IMD3.png')
+    (folders[0] / 'more' / 'p0_segmentation.png').rename(folders[0] / 'lesion' / 'IMD3_lesion.png')
     draw_images(folders[1] / '@eaDir' / 'q1.tif', ['SYNO_THUMB.jpg'])
     (folders[1] / 'scan.dcm').touch()
     draw_images(folders[2] / '@eaDir', ['p1.png'])
