@@ -56,10 +56,10 @@ def stem(path: Path) -> str:
 
 
 def named(path: Path) -> Path:
-    """The file, or the folder `X.nii/` that holds it (as copies of BraTS have it), where only the
-    folder's name is that of a volume of BraTS."""
-    inside = is_volume(path.parent) and not FILE_NAME.fullmatch(stem(path))
-    return path.parent if inside else path
+    """The file, or the folder `X.nii/` that holds it (as copies of BraTS have it), unless only the
+    file's own name is that of a volume of BraTS."""
+    by_folder = FILE_NAME.fullmatch(stem(path.parent)) or not FILE_NAME.fullmatch(stem(path))
+    return path.parent if is_volume(path.parent) and by_folder else path
 
 
 def case_folder(path: Path) -> Path:
@@ -129,7 +129,7 @@ class Volume:
         """X×Y×Z bool: what is not air. Air is dark; or, in values that were normalized inside the
         head, one value among the others or NaN."""
         values = self.values
-        known = in_order_of_memory(values)
+        known = values.transpose(order_of_memory(values))
         known = known[~np.isnan(known)]
         if not known.size:
             return np.zeros(values.shape, bool)
@@ -153,8 +153,9 @@ class Volume:
         """The values that become black and white."""
         if not self.head.any():
             return 0.0, 1.0
-        values, head = in_order_of_memory(self.values), in_order_of_memory(self.head)
-        black, white = np.percentile(values[head], PERCENTILES, overwrite_input=True)
+        order = order_of_memory(self.values)  # one for both: strides of single voxels say nothing
+        inside = self.values.transpose(order)[self.head.transpose(order)]
+        black, white = np.percentile(inside, PERCENTILES, overwrite_input=True)
         return float(black), float(max(white, np.nextafter(black, np.inf)))
 
     def head_share(self, z: int) -> float:
@@ -327,9 +328,9 @@ def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarra
     return values.reshape(shape, order='F'), infinite
 
 
-def in_order_of_memory(array: np.ndarray) -> np.ndarray:
-    """An array with its axes sorted so that going through it is fast."""
-    return array.transpose(np.argsort(np.abs(array.strides))[::-1])
+def order_of_memory(array: np.ndarray) -> np.ndarray:
+    """An array's axes sorted so that going through it is fast."""
+    return np.argsort(np.abs(array.strides))[::-1]
 
 
 def in_axes_of(volume: Volume, label: Volume) -> np.ndarray:
