@@ -130,7 +130,8 @@ class Volume:
     @np.errstate(over='ignore', invalid='ignore')
     def head(self) -> np.ndarray:
         """X×Y×Z bool: what is not air. Air is dark; or, in values that were normalized inside the
-        head, one value among the others or NaN."""
+        head, one value among the others or NaN. Beside NaN or a fill value, what is dark among the
+        other values is air as well."""
         values = self.values
         known = ~np.isnan(values)
         count, in_nan = np.count_nonzero(known), known.mean() <= 1 - FLAT
@@ -319,8 +320,8 @@ def check_spacing(affine: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarray, int]:
     """X×Y×Z float32 in the file's order, NaN where they are not finite, and how many of them are
-    infinite; those beyond float32 are scaled to at most 1. Read in chunks, so that memory is bounded
-    whatever their type."""
+    infinite; those beyond float32 are scaled to at most 1. Read in chunks, so that memory is
+    bounded whatever their type."""
     shape, kind = header.get_data_shape()[:3], header.get_data_dtype()
     slope, inter = (number if number is not None else default for number, default
                     in zip(header.get_slope_inter(), (1, 0), strict=True))
@@ -339,7 +340,8 @@ def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarra
         infinite += int(are_infinite.sum())
         scaled[are_infinite] = np.nan
         largest = max(largest, np.abs(scaled).max(initial=0, where=~np.isnan(scaled)))
-        within = 1.0 if not largest or FLOAT_RANGE[0] < largest < FLOAT_RANGE[1] else 1 / largest
+        fits = not largest or FLOAT_RANGE[0] < largest < FLOAT_RANGE[1]
+        within = 1.0 if fits else 1 / max(largest, 1e-300)
         if within != factor:
             values[:start] *= np.float32(within / factor)
             factor = within

@@ -175,7 +175,8 @@ def noisy(scale: float, values: np.ndarray | None = None) -> np.ndarray:
     outlier(-32768), outlier(1e9), outlier(-np.inf), normalized(0), normalized(np.nan),
     normalized(-9), outlier(-32768, normalized(0)), outlier(-32768, normalized(np.nan)),
     np.where(head() > 0, head(), np.nan)),
-    ids=('noise, -1024', 'noise, NaN', 'whole numbers, -1024', 'z-scored, nearly 0', 'low', 'high', 'infinite', 'z-scored', 'z-scored in NaN', 'z-scored in -9',
+    ids=('noise, -1024', 'noise, NaN', 'whole numbers, -1024', 'z-scored, nearly 0', 'low',
+         'high', 'infinite', 'z-scored', 'z-scored in NaN', 'z-scored in -9',
          'z-scored, low', 'z-scored in NaN, low', 'in NaN'))
 def test_the_head_is_found_and_air_is_black(tmp_path, capsys, volume, values):
     other = nifti.read(store(tmp_path / 'b.nii', values.astype(np.float32)))
@@ -294,11 +295,12 @@ def spacing_of(value: float) -> Callable[[nibabel.Nifti1Header], None]:
 
 
 def test_values_beyond_float32_and_extensions_of_any_length(tmp_path, capsys, recwarn, volume):
-    paths = [edited(tmp_path / f'{factor:g}.nii', head() * np.float64(factor), np.diag([1, 2, 3, 1]))
+    affine = np.diag([1, 2, 3, 1])
+    paths = [edited(tmp_path / f'{factor:g}.nii', head() * np.float64(factor), affine)
              for factor in (1e37, 1e-300)]
-    paths.append(edited(tmp_path / 'slope.nii', head().astype(np.int16), np.diag([1, 2, 3, 1]),
+    paths.append(edited(tmp_path / 'slope.nii', head().astype(np.int16), affine,
                         lambda header: header.__setitem__('scl_slope', 1e38)))
-    paths.append(edited(tmp_path / 'inter.nii', head().astype(np.int16), np.diag([1, 2, 3, 1]),
+    paths.append(edited(tmp_path / 'inter.nii', head().astype(np.int16), affine,
                         lambda header: header['scl_inter'].fill(np.nan)))
     start = paths[-1].read_bytes()
     header = nibabel.Nifti1Header(start[:348])
