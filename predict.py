@@ -7,6 +7,7 @@
 import io
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -51,7 +52,8 @@ class Predictor:
     network     the network that makes soft masks, on `device`, in eval mode
     rule, exponent  post-processing, one of inference.postprocess.RULES, and the CRF's exponent
     stage1      the Predictor of the stage-1 network whose soft masks a published stage 2 takes as
-                conditioning images; None for all other networks"""
+                conditioning images; None for all other networks
+    files       the checkpoints that were read"""
 
     def __init__(self, checkpoint: str | Path, device: str = 'auto', **options: Any) -> None:
         """`checkpoint` is a file of any stage, ours or the authors'; `device` auto, cpu, cuda,
@@ -69,6 +71,7 @@ class Predictor:
         if self.rule == 'none':
             raise UserError('--postprocess none: a prediction needs a rule; for soft masks alone '
                             'use --probability True')
+        self.files = [source.path]
         self.stage1: Predictor | None = None
         if self.config.takes_conditioning:
             teacher = choose_teacher(self.config, source.path.parent)
@@ -76,6 +79,7 @@ class Predictor:
                 raise UserError(f'{checkpoint}: needs the stage-1 network whose soft masks it '
                                 'takes; name it with --teacher')
             self.stage1 = Predictor(teacher, device, tta=self.config.tta)
+            self.files += self.stage1.files
 
     def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The segmentation, H×W bool, of each image: uint8 in [0, 255], H×W×3 (RGB) or H×W (gray),
@@ -134,12 +138,15 @@ def as_rgb(image: np.ndarray) -> Image.Image:
 def run(config: Config, predictor: Predictor) -> int:
     """Masks of all in --input to --output; returns the exit code, 1 where files were left out."""
     problems = dataset.Problems()
+    paths = check_paths(config)
+    found = find_paths(paths.input)
+    names = find_input(paths.input, found, config.modality, problems)
+    masks = plan_masks(paths, names, config.probability, problems)
+    files = [path for written in masks.values() for path in written]
     with locked(Path(config.output), '--output'):
-        paths = check_paths(config)
-        names = find_input(paths.input, config.modality, problems)
-        masks = plan_masks(paths, names, config.probability, problems)
-        files = [path for written in masks.values() for path in written]
-        targets.check(files, paths.input, f'--output {paths.output}', config.overwrite)
+        check_paths(config)  # again: another program may have written there
+        targets.check(files, [paths.input, *found, *predictor.files], f'--output {paths.output}',
+                      config.overwrite)
         with (closing(PredictionWriter(paths, masks)) as writer,
               tqdm(total=len(masks), desc='predicting', unit=' files',
                    mininterval=progress_interval()) as bar):
@@ -148,8 +155,9 @@ def run(config: Config, predictor: Predictor) -> int:
                 writer.add_image(path, names[path], prediction)
                 bar.update()
             for path in filter(nifti.is_volume, masks):
-                if volume := problems.try_to_read(path, nifti.read):
-                    writer.add_volume(names[path], volume, *predict_volume(predictor, volume))
+                volume = problems.try_to_read(path, nifti.read)
+                if volume and (masks_of_it := try_to_predict(predictor, volume, problems)):
+                    writer.add_volume(names[path], volume, *masks_of_it)
                     bar.update()
     print(f'{writer.count} predicted by {predictor.rule}, {writer.with_lesion} with lesions; masks '
           f'are in {paths.output}, areas in {paths.table}')
@@ -178,13 +186,26 @@ def predict_volume(predictor: Predictor, volume: nifti.Volume) -> tuple[np.ndarr
     volume.warn()
     slices = [z for z in volume.slices if volume.head_share(z) >= nifti.LEAST_HEAD]
     if not slices:
-        tqdm.write(printable(f'{volume.path}: no slice holds enough head, so none was segmented'))
+        tqdm.write(printable(f'{volume.path}: no slice holds enough head, so none was segmented'),
+                   file=sys.stderr)
     predictions = tqdm(predictor.predict_each(volume.image(z) for z in slices), volume.path.name,
                        len(slices), unit=' slices', mininterval=progress_interval(), leave=False)
     for z, prediction in zip(slices, predictions, strict=True):
         segmentation[..., z] = volume.to_plane(prediction.segmentation.astype(np.uint8))
         probability[..., z] = volume.to_plane(prediction.probability)
     return segmentation, probability
+
+
+def try_to_predict(predictor: Predictor, volume: nifti.Volume,
+                   problems: dataset.Problems) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `predict_volume`; where it fails, for whatever reason, the volume goes to `problems` and
+    the others of a folder go on."""
+    try:
+        return predict_volume(predictor, volume)
+    except Exception as error:
+        reason = ' '.join(f'{type(error).__name__} {error}'.split())
+        problems.add(volume.path, f'cannot be predicted ({reason})')
+        return None
 
 
 class Paths(NamedTuple):
@@ -225,7 +246,7 @@ def check_paths(config: Config) -> Paths:
     table = output.with_name(f'{nifti.stem(output)}.csv') if to_file else output / 'predictions.csv'
     paths = Paths(source, output, to_file, table)
     written = masks_of(paths, output, config.probability) if to_file else []
-    targets.check([table, *written], source, flag, config.overwrite)
+    targets.check([table, *written], [source], flag, config.overwrite)
     holds_files = output.is_dir() and any(path.name[0] != '.' for path in output.iterdir())
     if holds_files and not config.overwrite:
         raise UserError(f'{flag}: holds files already; --overwrite True replaces what has the same '
@@ -258,31 +279,42 @@ def masks_of(paths: Paths, name: Path, with_probability: bool) -> list[Path]:
 def plan_masks(paths: Paths, names: dict[Path, Path], with_probability: bool,
                problems: dataset.Problems) -> dict[Path, list[Path]]:
     """Where the masks of each of `find_input` are written. Of inputs whose masks would take the
-    same place only the first counts; the others go to `problems`, as do names that are too long."""
-    planned, taken = {}, {}
+    same place, or one's file that of another's folder, only the first counts; the others go to
+    `problems`, as do names that are too long."""
+    planned, taken = {}, {targets.place(paths.table): 'the table'}
+    folders: dict[str, str] = {}  # of what is taken
     for path, name in names.items():
         masks = masks_of(paths, name, with_probability)
         places = list(map(targets.place, masks))
-        if other := next((taken[one] for one in places if one in taken), None):
-            problems.add(path, f'its masks would take the place of those of {other}; rename one')
+        above = [str(folder) for folder in Path(places[0]).parents]
+        others = [*(taken.get(one) or folders.get(one) for one in places), *map(taken.get, above)]
+        if other := next(filter(None, others), None):
+            problems.add(path, f'its masks would take the place of {other}; rename one')
         elif any(len(os.fsencode(mask.name)) > targets.MAX_NAME for mask in masks):
             problems.add(path, 'the names of its masks would be too long; rename it')
         else:
             planned[path] = masks
-            taken |= dict.fromkeys(places, name)
+            taken |= dict.fromkeys(places, f'those of {name}')
+            folders |= dict.fromkeys(above, f'the folder of those of {name}')
     return planned
 
 
-def find_input(source: Path, modality: str, problems: dataset.Problems) -> dict[Path, Path]:
-    """The images and volumes to predict, each with its path in the folder `source`, or this file
+def find_paths(source: Path) -> list[Path]:
+    """All files named as images and volumes below a folder, or this file itself."""
+    endings = (*image_files.IMAGE_SUFFIXES, *image_files.DICOM_SUFFIXES, *nifti.SUFFIXES)
+    return [source] if source.is_file() else find_files(source, endings)
+
+
+def find_input(source: Path, found: list[Path], modality: str,
+               problems: dataset.Problems) -> dict[Path, Path]:
+    """Of the `found` ones those to predict, each with its path in the folder `source`, or this file
     itself. Hidden files, labels and other modalities of BraTS are skipped; of several that share a
     name up to the ending only the first counts. Raises UserError for none or an unreadable file."""
     if source.is_file():
         (nifti.read if nifti.is_volume(source) else dataset.read_image)(source)
         return {source: Path(source.name)}
     names, first_of, skipped = {}, {}, Counter()
-    paths = problems.without_broken_links(find_files(
-        source, (*image_files.IMAGE_SUFFIXES, *image_files.DICOM_SUFFIXES, *nifti.SUFFIXES)))
+    paths = problems.without_broken_links(found)
     no_images = image_files.no_images(
         source, [path for path in paths if not nifti.is_volume(path)])
     for path in paths:

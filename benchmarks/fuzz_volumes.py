@@ -60,6 +60,7 @@ class BrightIsLesion(predict.Predictor):
     def __init__(self, **options: Any) -> None:
         self.config = resolve({'phase': 'predict', 'device': 'cpu', 'num_workers': 0} | options)
         self.rule, self.exponent, self.stage1 = 'threshold', 1.0, None
+        self.files = []
 
     def _soft_masks(self, images: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for image in images:

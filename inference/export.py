@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,7 @@ class Predictor(Protocol):  # what is used of a predict.Predictor
     network: nn.Module
     rule: str
     stage1: 'Predictor | None'
+    files: list[Path]
 
 
 class MaskOnly(nn.Module):
@@ -53,16 +55,16 @@ def run(config: Config, predictor: Predictor) -> int:
     """Write the predictor's network to --output; returns the exit code. Raises UserError, and
     OSError where onnxruntime computes other masks than torch: an earlier file then stays."""
     check_libraries()
-    with locked(target_file(config), '--output'):
-        return export(config, predictor, target_file(config))
+    with locked(target_file(config, predictor.files), '--output'):
+        return export(config, predictor, target_file(config, predictor.files))
 
 
-def target_file(config: Config) -> Path:
-    """The file to write; raises UserError where it must not be replaced."""
+def target_file(config: Config, sources: Iterable[Path] = ()) -> Path:
+    """The file to write; raises UserError where it must not be replaced, or is one of `sources`."""
     target = Path(config.output or config.result_folder / f'{config.dataset}.onnx')
     if target.suffix.lower() != '.onnx':
         raise UserError(f'--output {target}: has to end in .onnx')
-    targets.check([target], None, f'--output {target}', config.overwrite)
+    targets.check([target], sources, f'--output {target}', config.overwrite)
     return target
 
 

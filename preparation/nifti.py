@@ -16,7 +16,6 @@ import nibabel
 import numpy as np
 from nibabel import affines, imageglobals, orientations
 from nibabel.spatialimages import HeaderDataError
-from nibabel.volumeutils import apply_read_scaling
 from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
@@ -29,7 +28,10 @@ imageglobals.logger.setLevel(logging.CRITICAL)  # it prints what it repairs, wit
 SUFFIXES = ('.nii', '.nii.gz')
 PERCENTILES = (0.5, 99.5)  # ours: of the head's voxels; they become black and white
 BACKGROUND = 0.05  # ours: a voxel is background up to this share of the way from low to high values
-FLAT = 0.1  # ours: share of voxels that are NaN, or of one value, from which these are all the air
+LEAST_FILL = 0.005  # ours: share of voxels at the border that have one value, or NaN: a fill value
+EQUAL = 1e-5  # ours: of the way from low to high values; what differs by less has one value
+FLAT = 0.1  # ours: share of voxels, at least, that are air beside a fill value; and that are head
+AROUND = 0.6  # ours: share of dark voxels in a region's surface, from which they are air around it
 MOSTLY_HEAD = 0.9  # ours: share of voxels that are head, above which something is wrong
 STRAY = 0.01  # ours: what is smaller than this share of the head, seen from above, is no part of it
 MARGIN = 0.04  # ours: of the head's longer side, left free around it
@@ -37,6 +39,7 @@ LEAST_HEAD = 0.05  # ours: share of head in a slice's image; with less it is not
 CORNER_TOLERANCE = 0.25  # ours: voxels by which corners of an image and its label may differ
 MILLIMETERS = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the header's code of its unit; unknown is mm
 SPACINGS = (1e-7, 1e5)  # mm; beyond them areas and volumes are nonsense
+FLOAT_RANGE = (1e-30, 1e30)  # the largest value of a volume in float32, with room to compute
 MAX_VOXELS = 2 ** 28  # predict needs 11 bytes of memory a voxel, 3 GB
 CHUNK = 2 ** 20  # voxels that are read at a time
 MODALITIES = {'flair': ('flair', 't2f'), 't1': ('t1', 't1n'), 't1ce': ('t1ce', 't1c', 't1gd'),
@@ -56,10 +59,10 @@ def stem(path: Path) -> str:
 
 
 def named(path: Path) -> Path:
-    """The file, or the folder `X.nii/` that holds it (as copies of BraTS have it), where only the
-    folder's name is that of a volume of BraTS."""
-    inside = is_volume(path.parent) and not FILE_NAME.fullmatch(stem(path))
-    return path.parent if inside else path
+    """The file, or the folder `X.nii/` that holds it (as copies of BraTS have it), unless only the
+    file's own name is that of a volume of BraTS."""
+    by_folder = FILE_NAME.fullmatch(stem(path.parent)) or not FILE_NAME.fullmatch(stem(path))
+    return path.parent if is_volume(path.parent) and by_folder else path
 
 
 def case_folder(path: Path) -> Path:
@@ -127,25 +130,25 @@ class Volume:
     @np.errstate(over='ignore', invalid='ignore')
     def head(self) -> np.ndarray:
         """X×Y×Z bool: what is not air. Air is dark; or, in values that were normalized inside the
-        head, one value among the others or NaN."""
+        head, one value among the others or NaN. Beside NaN or a fill value, what is dark among the
+        other values is air as well."""
         values = self.values
-        known = in_order_of_memory(values)
-        known = known[~np.isnan(known)]
-        if not known.size:
-            return np.zeros(values.shape, bool)
-        nan_share = 1 - known.size / values.size
-        low, high = map(float, np.percentile(known, PERCENTILES, overwrite_input=True))
-        if high <= low:  # a head smaller than half a percent of the volume, or a constant
-            high = float(known.max())
-        del known
+        known = ~np.isnan(values)
+        count, in_nan = np.count_nonzero(known), known.mean() <= 1 - FLAT
+        in_order = values.transpose(order_of_memory(values))
+        low, high = low_and_high(in_order[~np.isnan(in_order)])
         background = low + BACKGROUND * (high - low)
-        at_border = np.concatenate([np.moveaxis(values, axis, 0)[end].ravel()
-                                    for axis in range(3) for end in (0, -1)])
-        candidates, counts = np.unique(at_border[~np.isnan(at_border)], return_counts=True)
-        air = candidates[counts.argmax()] if counts.size else np.nan
-        if np.count_nonzero(values == air) >= FLAT * values.size:
-            return (values > low) & (values != air) if air > background else values > background
-        return values >= low if nan_share >= FLAT else values > background
+        tolerance = EQUAL * (high - low)
+        fill = most_common(values[surface(known)], tolerance, background - low)
+        del known
+        head = values >= low if in_nan and not fill <= background else values > background
+        if fill > background:  # in values that were normalized inside the head
+            others = np.abs(values - fill) > tolerance
+            if np.count_nonzero(others) <= count - FLAT * values.size:
+                head = others & (values >= low_and_high(values[others])[0])
+        if in_nan and np.count_nonzero(head) < FLAT * count:  # a head of one value
+            head = values >= low
+        return head if np.isnan(fill) and not in_nan else without_surroundings(values, head)
 
     @cached_property
     @np.errstate(over='ignore', invalid='ignore')
@@ -153,8 +156,9 @@ class Volume:
         """The values that become black and white."""
         if not self.head.any():
             return 0.0, 1.0
-        values, head = in_order_of_memory(self.values), in_order_of_memory(self.head)
-        black, white = np.percentile(values[head], PERCENTILES, overwrite_input=True)
+        order = order_of_memory(self.values)  # one for both: strides of single voxels say nothing
+        inside = self.values.transpose(order)[self.head.transpose(order)]
+        black, white = np.percentile(inside, PERCENTILES, overwrite_input=True)
         return float(black), float(max(white, np.nextafter(black, np.inf)))
 
     def head_share(self, z: int) -> float:
@@ -215,6 +219,7 @@ class Volume:
         file_axes = orientations.io_orientation(header.get_best_affine())
         to_file = orientations.ornt_transform(orientations.axcodes2ornt('RAS'), file_axes)
         oriented = orientations.apply_orientation(values, to_file).reshape(header.get_data_shape())
+        header['vox_offset'] = 0  # behind the header
         header.set_data_dtype(values.dtype)
         header.set_slope_inter(1, 0)
         header['cal_min'], header['cal_max'] = 0, 1
@@ -250,11 +255,18 @@ def read(path: Path) -> Volume:
 def read_header(file: BinaryIO) -> nibabel.Nifti1Header:
     """The header of a volume that can be read; raises ValueError for others."""
     start = file.read(nibabel.Nifti2Header.sizeof_hdr)
-    file.seek(0)
     kinds = [kind.header_class for kind in KINDS if kind.header_class.may_contain_header(start)]
     if not kinds:
         raise ValueError('no NIfTI header')
-    header = kinds[0].from_fileobj(file)
+    # without its extensions, which are not for masks
+    header = kinds[0](start[:kinds[0].sizeof_hdr], check=False)
+    if not np.isfinite(offset := float(header['vox_offset'])) or offset < 0:
+        raise ValueError(f'its header says that its voxels begin at byte {offset:g}')
+    if not np.isfinite(header['scl_inter']) and np.isfinite(header['scl_slope']):
+        header['scl_inter'] = 0
+    spacing = np.abs(header['pixdim'][1:4])
+    header = kinds[0](header.binaryblock, header.endianness)  # which repairs, among others, a
+    header['pixdim'][1:4] = spacing  # spacing of 0, of which only `affine_of` can tell
     if header['magic'] != header.single_magic:
         raise ValueError('its voxels are in an .img file; save both as one .nii file')
     header['vox_offset'] = header['vox_offset'] or header.single_vox_offset
@@ -308,28 +320,86 @@ def check_spacing(affine: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarray, int]:
     """X×Y×Z float32 in the file's order, NaN where they are not finite, and how many of them are
-    infinite. Read in chunks, so that memory is bounded whatever their type."""
+    infinite; those beyond float32 are scaled to at most 1. Read in chunks, so that memory is
+    bounded whatever their type."""
     shape, kind = header.get_data_shape()[:3], header.get_data_dtype()
-    slope_and_inter = header.get_slope_inter()
+    slope, inter = (number if number is not None else default for number, default
+                    in zip(header.get_slope_inter(), (1, 0), strict=True))
     values, infinite = np.empty(np.prod(shape), np.float32), 0
+    largest, factor = 0.0, 1.0
     file.seek(header.get_data_offset())
     for start in range(0, values.size, CHUNK):
         part = values[start:start + CHUNK]
         stored = file.read(part.size * kind.itemsize)
         if len(stored) < part.size * kind.itemsize:
             raise ValueError('shorter than its header says')
-        part[:] = apply_read_scaling(np.frombuffer(stored, kind), *slope_and_inter)
-        are_infinite = np.isinf(part)
+        scaled = np.frombuffer(stored, kind).astype(np.result_type(kind, np.float64), copy=True)
+        scaled *= slope
+        scaled += inter
+        are_infinite = np.isinf(scaled)
         infinite += int(are_infinite.sum())
-        part[are_infinite] = np.nan
+        scaled[are_infinite] = np.nan
+        largest = max(largest, np.abs(scaled).max(initial=0, where=~np.isnan(scaled)))
+        fits = not largest or FLOAT_RANGE[0] < largest < FLOAT_RANGE[1]
+        within = 1.0 if fits else 1 / max(largest, 1e-300)
+        if within != factor:
+            values[:start] *= np.float32(within / factor)
+            factor = within
+        part[:] = scaled * factor
     while file.read(CHUNK):  # to the end, where gzip compares the checksum
         pass
     return values.reshape(shape, order='F'), infinite
 
 
-def in_order_of_memory(array: np.ndarray) -> np.ndarray:
-    """An array with its axes sorted so that going through it is fast."""
-    return array.transpose(np.argsort(np.abs(array.strides))[::-1])
+def low_and_high(values: np.ndarray) -> tuple[float, float]:
+    """Robust lowest and highest of values, which are changed; 0 and 0 of none."""
+    if not values.size:
+        return 0.0, 0.0
+    highest = float(values.max())
+    low, high = map(float, np.percentile(values, PERCENTILES, overwrite_input=True))
+    return low, high if high > low else highest  # a head smaller than half a percent of the volume
+
+
+def without_surroundings(values: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """A region, X×Y×Z bool, without what is dark and lies around the rest of it: noise in air, or
+    another value of air, beside a fill value."""
+    while region.any():
+        low, high = low_and_high(values[region])
+        bright = region & (values > low + BACKGROUND * (high - low))
+        share = np.count_nonzero(bright) / np.count_nonzero(region)
+        if not FLAT <= share <= 1 - FLAT or bright[surface(region)].mean() > 1 - AROUND:
+            break
+        region = bright
+    return region
+
+
+def surface(region: np.ndarray) -> np.ndarray:
+    """Voxels of a region, X×Y×Z bool, that lie at the volume's border or beside other voxels."""
+    inner = region.copy()
+    for axis in range(3):
+        within, of_region = np.moveaxis(inner, axis, 0), np.moveaxis(region, axis, 0)
+        within[1:] &= of_region[:-1]
+        within[:-1] &= of_region[1:]
+        within[[0, -1]] = False
+    return region & ~inner
+
+
+def most_common(values: np.ndarray, tolerance: float, near: float) -> float:
+    """The value that most of these have, up to `tolerance`; NaN unless LEAST_FILL of all have it,
+    and most of those that are `near` it: then it was filled in, and is no noise or tissue."""
+    if not values.size:
+        return np.nan
+    values = np.sort(values, axis=None)
+    count = np.searchsorted(values, values + tolerance, 'right') - np.arange(values.size)
+    first = int(count.argmax())
+    value = float(np.median(values[first:first + count[first]]))
+    nearby = np.count_nonzero(np.abs(values - value) <= near)
+    return value if count[first] >= max(LEAST_FILL * values.size, nearby / 2) else np.nan
+
+
+def order_of_memory(array: np.ndarray) -> np.ndarray:
+    """An array's axes sorted so that going through it is fast."""
+    return np.argsort(np.abs(array.strides))[::-1]
 
 
 def in_axes_of(volume: Volume, label: Volume) -> np.ndarray:

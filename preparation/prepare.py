@@ -9,7 +9,7 @@ from pathlib import Path
 
 from config import Config
 from preparation import brats, folders, isic
-from preparation.writer import DatasetWriter
+from preparation.writer import DatasetWriter, digest_of_text
 from runtime.files import TEXT
 from runtime.lock import locked
 from runtime.staging import changed_files, new_staging_folder, remove_leftovers, replace_folder
@@ -84,13 +84,17 @@ def check_target(config: Config) -> None:
     if not config.overwrite:
         raise UserError(f'{folder}: exists already; --overwrite True replaces it, or {advice}')
     try:
-        written = json.loads((folder / 'prepare.json').read_text(**TEXT))['files']
-        changed = changed_files(folder, written)
+        content = json.loads((folder / 'prepare.json').read_text(**TEXT))
+        written = content.pop('files')
+        changed = changed_files(folder, {name: digest for name, digest in written.items()
+                                         if name != 'prepare.json'})
+        if written['prepare.json'] != digest_of_text(content):
+            changed.append('prepare.json')
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f'{folder}/prepare.json: damaged, or of an earlier version, so nothing '
                         'says which files are as they were written, and the folder stays; '
                         f'{advice}') from None
     if changed:
         raise UserError(f'{folder}: holds {len(changed)} file{"s" * (len(changed) > 1)} that '
-                        '--phase prepare did not write, or that changed since, as '
+                        '--phase prepare did not write, or that changed or went since, as '
                         f'{changed[0]}; move the folder away, or {advice}')

@@ -1,4 +1,5 @@
 """The data set that --phase prepare writes: its files, its split, prepare.json and the summary."""
+import hashlib
 import json
 import os
 from collections import Counter
@@ -104,8 +105,8 @@ class DatasetWriter:
         content = {'source_format': config.source_format,
                    'sources': [str(source) for source in sources], 'settings': settings,
                    'counts': {name: self.counts[name] for name in FOLDERS}, **self.details,
-                   'left_out': {str(path): reason for path, reason in unused.items()},
-                   'files': digests(self.folder)}
+                   'left_out': {str(path): reason for path, reason in unused.items()}}
+        content['files'] = digests(self.folder) | {'prepare.json': digest_of_text(content)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         with writing(config.data_folder / 'prepare.json'):
             (self.folder / 'prepare.json').write_text(f'{text}\n', **TEXT)
@@ -127,6 +128,12 @@ class DatasetWriter:
         reasons = Counter(', '.join(self.left_out.values()).split(', ') if self.left_out else ())
         counts = [f'{count} {reason}' for reason, count in reasons.most_common()]
         return f'left out: {", ".join(counts) or "no file"}'
+
+
+def digest_of_text(content: dict[str, Any]) -> str:
+    """A digest of prepare.json without its entry `files`, which keeps it."""
+    text = json.dumps(json.loads(json.dumps(content)), indent=2)
+    return hashlib.sha256(text.encode('ascii')).hexdigest()
 
 
 def read_pair(image_path: Path, label_path: Path | None) -> tuple[Image.Image, np.ndarray | None]:

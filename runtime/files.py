@@ -55,7 +55,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 # a file that is not whole yet: digest of its name to be, random number, ending
-TEMPORARY = re.compile(r'\.tmp_([0-9a-f]{8})_[0-9a-f]{16}(\..*)?')
+TEMPORARY = re.compile(r'\.tmp_([0-9a-f]{8})_[0-9a-f]{16}(\..*)?', re.DOTALL)
 
 
 def _digest(name: str) -> str:
@@ -67,7 +67,8 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """A new file beside `path`, of its ending in small letters, to write to: when the block ends it
     takes the place of `path` (`durable`: flushed to the disk before), after an error it is removed.
     Raises OSError naming `path`."""
-    ending = ''.join(path.suffixes[-2:])[-16:].lower()
+    name = path.name.lower()
+    ending = '.nii.gz' if name.endswith('.nii.gz') else path.suffix.lower()
     temporary = path.with_name(f'.tmp_{_digest(path.name)}_{secrets.token_hex(8)}{ending}')
     with writing(path):
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

@@ -45,18 +45,24 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def digests(folder: Path, record: str = 'prepare.json') -> dict[str, str]:
-    """Of each file below a folder, by its path there, a digest of its content; `record`, the file
-    that keeps them, is left out."""
+    """Of each file below a folder, by its path there, a digest of its content, and of each folder
+    that holds nothing; `record`, the file that keeps them, is left out."""
     found = {}
     for path in sorted(folder.rglob('*')):
         if path.is_symlink():  # of which there is none where this program wrote
             found[path.relative_to(folder).as_posix()] = 'link'
-        elif not path.is_dir() and path != folder / record:
+        elif path.is_dir():
+            if not any(path.iterdir()):
+                found[path.relative_to(folder).as_posix()] = 'folder'
+        elif path != folder / record:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             found[path.relative_to(folder).as_posix()] = digest
     return found
 
 
 def changed_files(folder: Path, written: dict[str, str], record: str = 'prepare.json') -> list[str]:
-    """The files below a folder that were not `written`, see `digests`, or were changed since."""
-    return [name for name, digest in digests(folder, record).items() if written.get(name) != digest]
+    """The files below a folder that were not `written`, see `digests`, or were changed since, or
+    are there no more."""
+    found = digests(folder, record)
+    return sorted(name for name in found.keys() | written.keys()
+                  if found.get(name) != written.get(name))

@@ -21,16 +21,18 @@ def place(path: Path) -> str:
     return without_case(os.path.realpath(path))
 
 
-def check(targets: Iterable[Path], source: Path | None, flag: str, overwrite: bool) -> None:
-    """Raises UserError where a file to write is `source`, or lies in it if that is a folder, or
-    cannot be a file, or exists already and must not be replaced. `flag` names the targets."""
+def check(targets: Iterable[Path], sources: Iterable[Path], flag: str, overwrite: bool) -> None:
+    """Raises UserError where a file to write is one of the `sources`, or lies in one that is a
+    folder, or cannot be a file, or exists already and must not be replaced. `flag` names the
+    targets."""
     entries: dict[Path, dict[str, str]] = {}
-    of_source = place(source) if source else None
+    read = {place(source): source for source in sources}
     for target in targets:
         of_target = place(target)
-        if source and (of_target == of_source or of_target.startswith(of_source + os.sep)):
-            raise UserError(f'{flag}: {target} would be written over --input, or into it; give '
-                            'another place')
+        for one in (of_target, *map(str, Path(of_target).parents)):
+            if one in read:
+                raise UserError(f'{flag}: {target} would be written over {read[one]}, which is '
+                                'read, or into it; give another place')
         folder = target.parent
         if folder not in entries:
             above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))

@@ -1,5 +1,6 @@
 """What a trained stage teaches the next one: its soft masks as files, and pseudo-labels of them."""
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,8 @@ def check_replaceable(folder: Path) -> None:
     """Raises UserError where a folder of soft masks holds a file that is not as we wrote it."""
     try:
         written = json.loads((folder / RECORD).read_text('utf-8'))
-        changed = changed_files(folder, written, RECORD)
+        changed = [name for name in changed_files(folder, written, RECORD)
+                   if os.path.lexists(folder / name)]  # those that are gone can be made anew
     except (OSError, ValueError, AttributeError):
         changed = list(digests(folder, RECORD))
     if changed:

@@ -139,6 +139,40 @@ def test_no_file_of_the_user_is_written_over(predict, tmp_path, source, output, 
         assert result.returncode == 0 and not (tmp_path / 'nowhere.png').exists(), result.stderr
 
 
+def test_inputs_behind_links_stay(predict, checkpoint, tmp_path):
+    draw_images(tmp_path / 'store' / 'c1', ['x.png', 'y.jpg', 'y.png'])
+    (tmp_path / 'subset').mkdir()
+    (tmp_path / 'subset' / 'c1').symlink_to('../store/c1')
+    (tmp_path / 'out').mkdir()
+    shutil.copy(checkpoint, tmp_path / 'out' / 'x.png')
+    before = snapshot(tmp_path)
+    for more in ([], ['--overwrite', 'True']):
+        assert_one_line_error(predict('--input', 'subset', '--output', 'store', *more),
+                              'is read' if more else 'holds files already')
+        assert_one_line_error(predict('--input', 'store/c1', '--output', 'out', *more,
+                                      '--checkpoint', 'out/x.png'), '--output')
+    assert snapshot(tmp_path) == before
+
+
+def test_a_volume_that_fails_is_listed_and_the_others_go_on(predict, tmp_path):
+    (tmp_path / 'in').mkdir()
+    for name in ('a.nii', 'b.nii'):
+        store(tmp_path / 'in' / name, head())
+    store(tmp_path / 'in' / 'flat.nii', head()[:, 15:16], spacing=(1, 0.5, 3))
+    image = nifti.Volume.image
+
+    def broken(volume, z):
+        if volume.path.name == 'a.nii':
+            raise IndexError('no such\nvoxel')
+        return image(volume, z)
+    with mock.patch.object(nifti.Volume, 'image', broken):
+        result = predict('--input', 'in', '--output', 'out')
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert 'in/a.nii: cannot be predicted (IndexError no such voxel)\n' in result.stderr
+    assert 'in/flat.nii: no slice holds enough head, so none was segmented' in result.stderr
+    assert names(tmp_path / 'out') == ['b.nii.gz', 'flat.nii.gz', 'predictions.csv']
+
+
 def test_endings_stay_as_given_and_names_beside_too(predict, tmp_path):
     draw_images(tmp_path, ['a.png'], bright_square=True)
     store(tmp_path / 'v.1.nii', head())
@@ -156,13 +190,24 @@ def test_endings_stay_as_given_and_names_beside_too(predict, tmp_path):
 def test_of_two_that_share_a_place_one_is_left_out_and_named(predict, tmp_path):
     long = 'x' * 240
     draw_images(tmp_path / 'in', ['a.png', 'a_probability.png', 'B.png', 'b.png', f'{long}.png'])
+    draw_images(tmp_path / 'in' / 'c.png', ['d.png'])
+    draw_images(tmp_path / 'in', ['c.jpg'])
+    draw_images(tmp_path / 'in' / 'predictions.csv', ['d.png'])
+    (tmp_path / 'in' / 'X.nii.gz').mkdir()
+    for name in ('X.nii', 'X.nii.gz/X.nii'):
+        store(tmp_path / 'in' / name, head())
     result = predict('--input', 'in', '--output', 'out', '--probability')
     assert result.returncode == 1 and 'Traceback' not in result.stderr
+    for part in ('in/c.png/d.png: its masks would take the place of those of c.jpg',
+                 'in/predictions.csv/d.png: its masks would take the place of the table',
+                 'in/X.nii.gz/X.nii: its masks would take the place of those of X.nii'):
+        assert part in result.stderr
     for part in ('in/a_probability.png: its masks would take the place of those of a.png',
                  'in/b.png: its masks', f'{long}.png: the names of its masks would be too long'):
         assert part in result.stderr
-    assert names(tmp_path / 'out') == ['B.png', 'B_probability.png', 'a.png', 'a_probability.png',
-                                       'predictions.csv']
+    assert names(tmp_path / 'out') == [
+        'B.png', 'B_probability.png', 'X.nii.gz', 'X_probability.nii.gz', 'a.png',
+        'a_probability.png', 'c.png', 'c_probability.png', 'predictions.csv']
 
 
 def test_after_a_kill_overwrite_goes_on_and_nothing_half_written_stays(predict, tmp_path):
@@ -239,7 +284,7 @@ def test_turned_photos_links_and_masks_beside_images(predict, tmp_path):
     ('--input . --output mask.png', ['mask.png', 'give a folder']),
     ('--input a.png --output mask.nii', ['mask.nii', '.png']),
     ('--input a.png --output mask.jpg', ['mask.jpg', 'neither a folder', '.png for images']),
-    ('--input empty --output out', ['empty', 'holds no images']),
+    ('--input empty --output new/deep/out', ['empty', 'holds no images']),
     ('--input broken.png --output out', ['broken.png', 'cannot be read as an image']),
     (f'--input {"x" * 300} --output out', ['x' * 300, 'too long']),
     ('--input a.png --output out --checkpoint x.pt', ['x.pt']),
@@ -252,7 +297,7 @@ def test_bad_input(predict, tmp_path, arguments, parts):
     (tmp_path / 'broken.png').write_bytes(b'broken')
     before = snapshot(tmp_path)
     assert_one_line_error(predict(*arguments.split()), *parts)
-    assert snapshot(tmp_path) == before
+    assert snapshot(tmp_path) == before and not (tmp_path / 'new').exists()
 
 
 def test_the_network_has_to_be_named():

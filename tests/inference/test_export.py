@@ -78,6 +78,11 @@ def test_files_that_differ_are_not_kept(stage_1_run, tmp_path, monkeypatch):
     for wrong in (target, tmp_path / 'Network.ONNX'):
         assert_one_line_error(stage_1_run.run(*line, wrong), f'{target} exists already',
                               '--overwrite')
+    copy = tmp_path / 'copy.onnx'
+    copy.write_bytes((stage_1_run.results / 'model1' / 'best.pt').read_bytes())
+    for more in ([], ['--overwrite']):
+        assert_one_line_error(stage_1_run.run(*line, copy, '--checkpoint', copy, *more), '--output')
+    copy.unlink()
     result = stage_1_run.run(*line, target, '--overwrite')
     assert result.returncode == 1 and 'not written, since its masks differ' in result.stderr
     assert [path.read_text() for path in tmp_path.iterdir()] == ['an earlier one']

@@ -123,7 +123,7 @@ def test_labels_on_the_same_grid_and_folders_named_as_volumes(program, tmp_path,
     for path in sorted(tree.rglob('*_flair.nii')) + sorted(tree.rglob('*_seg.nii')):
         path.rename(path.with_suffix('.part'))
         path.mkdir()
-        inner = path / (path.name if 'flair' in path.name else 'file.nii')
+        inner = path / ('brain_flair.nii' if 'flair' in path.name else 'file.nii')
         path.with_suffix('.part').rename(inner)
     program.done(*BRATS, tree, '--split', 0.5, 0, 0.5, '--overwrite', True)
     assert snapshot(program.data / 'testA') == expected and len(expected) > 2

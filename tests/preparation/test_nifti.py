@@ -1,5 +1,6 @@
 """Volumes as images and back, in whatever orientation, unit and format the file stores them."""
 import gzip
+import itertools
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -156,11 +157,26 @@ def outlier(value: float, values: np.ndarray | None = None) -> np.ndarray:
     return values
 
 
+def filled(value: float, values: np.ndarray, width: int = 2) -> np.ndarray:
+    """With slabs of a value at two sides, as beyond a scanner's field of view."""
+    values[:width] = values[-width:] = value
+    return values
+
+
+def noisy(scale: float, values: np.ndarray | None = None) -> np.ndarray:
+    """Noise for air, of one sign where the scale is that of a scanner's."""
+    noise = np.random.default_rng(0).normal(0, scale, SHAPE)
+    return np.where(head() > 0, head() if values is None else values, np.abs(noise))
+
+
 @pytest.mark.parametrize('values', (
+    filled(-1024, noisy(2)), filled(np.nan, noisy(2)), filled(-1024, np.rint(noisy(2))),
+    noisy(3e-7, normalized(0)),
     outlier(-32768), outlier(1e9), outlier(-np.inf), normalized(0), normalized(np.nan),
     normalized(-9), outlier(-32768, normalized(0)), outlier(-32768, normalized(np.nan)),
     np.where(head() > 0, head(), np.nan)),
-    ids=('low', 'high', 'infinite', 'z-scored', 'z-scored in NaN', 'z-scored in -9',
+    ids=('noise, -1024', 'noise, NaN', 'whole numbers, -1024', 'z-scored, nearly 0', 'low',
+         'high', 'infinite', 'z-scored', 'z-scored in NaN', 'z-scored in -9',
          'z-scored, low', 'z-scored in NaN, low', 'in NaN'))
 def test_the_head_is_found_and_air_is_black(tmp_path, capsys, volume, values):
     other = nifti.read(store(tmp_path / 'b.nii', values.astype(np.float32)))
@@ -173,6 +189,44 @@ def test_the_head_is_found_and_air_is_black(tmp_path, capsys, volume, values):
     other.warn()
     stderr = capsys.readouterr().err
     assert stderr.count('\n') == ('infinite values' in stderr) == np.isinf(values).any()
+
+
+def ball(air: str, beyond: str) -> tuple[np.ndarray, np.ndarray]:
+    """A ball with a bright spot, in noise or in values of nearly 0 around its mean, beyond a field
+    of view filled with -1024 or NaN; and where it is."""
+    shape, rng = (30, 34, 26), np.random.default_rng(0)
+    x, y, z = np.meshgrid(*[np.linspace(-1.15, 1.15, n) for n in shape], indexing='ij')
+    inside = x ** 2 + y ** 2 + z ** 2 < 1
+    values = np.where(inside, 300 + 60 * rng.random(shape), np.abs(rng.normal(0, 8, shape)))
+    values[(x - 0.35) ** 2 + (y - 0.3) ** 2 + (z - 0.1) ** 2 < 0.09] = 900
+    if air == 'z-scored':
+        of_ball = values[inside]
+        values = np.where(inside, (values - of_ball.mean()) / of_ball.std(),
+                          rng.uniform(-1e-6, 1e-6, shape))
+    beyond_view = {'round': x ** 2 + y ** 2 > 1.15 ** 2, 'slabs': np.abs(x) > 1.02}[
+        beyond.split()[0]]
+    values[beyond_view] = float(beyond.split()[1])
+    return values, inside
+
+
+@pytest.mark.parametrize('air, beyond', (
+    ('noise', 'round nan'), ('noise', 'slabs nan'), ('noise', 'round -1024'),
+    ('noise', 'slabs -1024'), ('z-scored', 'round nan'), ('z-scored', 'slabs nan')))
+def test_fill_values_and_noise_are_both_air(tmp_path, air, beyond):
+    values, inside = ball(air, beyond)
+    volume = nifti.read(store(tmp_path / 'a.nii', values.astype(np.float32)))
+    assert (volume.head & inside).sum() > 0.97 * inside.sum()
+    assert (volume.head & ~inside).sum() < 0.01 * inside.sum()
+
+
+@pytest.mark.parametrize('shape', sorted({*itertools.permutations((20, 20, 1)),
+                                          *itertools.permutations((1, 1, 9))}))
+def test_single_slices(tmp_path, shape):
+    values = np.random.default_rng(0).uniform(100, 200, shape).astype(np.float32)
+    for number, order in enumerate(itertools.permutations(range(3))):
+        volume = nifti.read(store(tmp_path / f'{number}.nii', values, order))
+        assert volume.values.shape == shape
+        assert volume.image(0).max() > 0 and 0 < volume.head_share(0) <= 1
 
 
 def test_a_warning_where_hardly_anything_is_air(tmp_path, capsys):
@@ -240,6 +294,30 @@ def spacing_of(value: float) -> Callable[[nibabel.Nifti1Header], None]:
     return edit
 
 
+def test_values_beyond_float32_and_extensions_of_any_length(tmp_path, capsys, recwarn, volume):
+    affine = np.diag([1, 2, 3, 1])
+    paths = [edited(tmp_path / f'{factor:g}.nii', head() * np.float64(factor), affine)
+             for factor in (1e37, 1e-300)]
+    paths.append(edited(tmp_path / 'slope.nii', head().astype(np.int16), affine,
+                        lambda header: header.__setitem__('scl_slope', 1e38)))
+    paths.append(edited(tmp_path / 'inter.nii', head().astype(np.int16), affine,
+                        lambda header: header['scl_inter'].fill(np.nan)))
+    start = paths[-1].read_bytes()
+    header = nibabel.Nifti1Header(start[:348])
+    header['vox_offset'] = 376
+    paths.append(tmp_path / 'extension.nii')
+    paths[-1].write_bytes(header.binaryblock + b'\1\0\0\0' + np.int32([20, 4]).tobytes()
+                          + bytes(16) + start[352:])
+    for path in paths:
+        other = nifti.read(path)
+        assert not other.infinite
+        np.testing.assert_array_equal(other.head, volume.head)
+        np.testing.assert_allclose(other.image(10).astype(int), volume.image(10), atol=3)
+        other.write(other.head.astype(np.uint8), tmp_path / 'mask.nii')
+        np.testing.assert_array_equal(nibabel.load(tmp_path / 'mask.nii').dataobj, volume.head)
+    assert not capsys.readouterr().err and not recwarn.list
+
+
 def test_unusable_files(tmp_path):
     (tmp_path / 'empty.nii').touch()
     (tmp_path / 'text.nii.gz').write_text('no volume')
@@ -255,14 +333,18 @@ def test_unusable_files(tmp_path):
     wrong_checksum[-6] ^= 255
     (tmp_path / 'checksum.nii.gz').write_bytes(wrong_checksum)
     nibabel.save(nibabel.Nifti1Image(head() + 1j, np.eye(4)), tmp_path / 'complex.nii')
-    for value in (1e30, 9e4, np.nan):  # a slice that is too thin for an image, too
+    for value in (1e30, 9e4, np.nan, 0):  # a slice that is too thin for an image, too
         edited(tmp_path / f'spacing{value}.nii', head(), np.eye(4), spacing_of(value))
+    edited(tmp_path / 'offset.nii', head(), np.eye(4),
+           lambda header: header.__setitem__('vox_offset', np.nan))
     for name, reason in (
             ('empty.nii', 'no NIfTI header'), ('text.nii.gz', 'no NIfTI header'),
             ('cut.nii.gz', ''), ('four.nii', '4 dimensions'), ('two.nii', '2 dimensions'),
             ('huge.nii', '30000×30000×30000 voxels'), ('checksum.nii.gz', 'CRC'),
             ('complex.nii', 'complex numbers'), ('spacing1e+30.nii', 'spacing of 1×1e'),
-            ('spacing90000.0.nii', 'too large'), ('spacingnan.nii', 'spacing')):
+            ('spacing90000.0.nii', 'too large'), ('spacingnan.nii', 'spacing'),
+            ('spacing0.nii', 'a spacing of 1×0×1 mm'),
+            ('offset.nii', 'says that its voxels begin at byte nan')):
         with pytest.raises(UserError, match=f'{re.escape(name)}: cannot be .*{reason}') as error:
             nifti.read(tmp_path / name)
         assert '\n' not in str(error.value)
@@ -273,7 +355,8 @@ def test_names():
     assert nifti.stem(Path('a.b_flair.nii.gz')) == 'a.b_flair' and nifti.stem(Path('x.NII')) == 'x'
     assert nifti.is_volume(Path('x.NII.GZ')) and not nifti.is_volume(Path('x.gz'))
     # folders named as a volume that hold it, as in copies of BraTS
-    for path, kind in (('x/B_1_seg.nii/00001.nii', 'seg'), ('x/B_1_t1.nii/B_1_flair.nii', 'flair')):
+    for path, kind in (('x/B_1_seg.nii/00001.nii', 'seg'), ('x/B_1_t1.nii/B_2_flair.nii', 't1'),
+                       ('x/x.nii/B_1_flair.nii', 'flair')):
         assert nifti.case_and_kind(Path(path)) == ('B_1', kind)
         assert nifti.case_folder(Path(path)) == Path('x')
     assert nifti.stem(nifti.named(Path('x/B_1_flair.nii.gz/00001.nii'))) == 'B_1_flair'

@@ -9,6 +9,7 @@ import pytest
 
 from helpers import ONLY_MASKS, PROJECT, STAGE_1, TINY_FLAGS, assert_one_line_error, names
 from runtime import lock
+from runtime.files import atomic_write, remove_temporary
 from runtime.lock import lock_file, locked
 from utils import UserError
 
@@ -92,6 +93,19 @@ def test_the_same_training_twice(stage_1, small_stages):
     with locked(places.results / 'model2'):  # at its second stage
         assert_one_line_error(places.run(*RUN), 'model2', 'in use')
     assert names(places.results) == sorted([*before, 'test1'])
+
+
+@pytest.mark.parametrize('name', ['sub01.session12345.nii', 'a.NII.GZ', 'a.b.c', 'x', 'a.b\nc'])
+def test_what_a_killed_program_had_begun_to_write_is_removed(tmp_path, name):
+    with atomic_write(tmp_path / name) as temporary:
+        assert temporary.suffixes[-1:] == [(tmp_path / name).suffix.lower()][:'.' in name]
+        temporary.with_name(temporary.name.replace('.tmp', '.part')).touch()
+    left = next(tmp_path.glob('.part*'))
+    left.rename(left.with_name(left.name.replace('.part', '.tmp')))
+    remove_temporary(tmp_path, ['other'])
+    assert len(names(tmp_path)) == 2
+    remove_temporary(tmp_path, [name])
+    assert names(tmp_path) == [name]
 
 
 # the program with small stages, killed where stage 2 begins
