@@ -1,4 +1,5 @@
 """Files of images and labels: which are read, how they become pixels, and which lesion."""
+import logging
 import math
 import re
 import warnings
@@ -18,6 +19,7 @@ from utils import UserError
 # Pillow warns at 90 million pixels and refuses at twice that; here its limit holds at once
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')  # of metadata
+logging.getLogger('PIL').setLevel(logging.CRITICAL)  # errors are raised
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised
 PngImagePlugin.MAX_TEXT_CHUNK = 2 ** 24  # bytes; color profiles of printers have a few million
 

@@ -1,4 +1,6 @@
 """Files of images and labels: bit depths, orientation, what is lesion, what is left out."""
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -269,6 +271,19 @@ def test_only_decoders_of_the_endings_run(tmp_path):
     (tmp_path / 'x.dcm').write_bytes(bytes(128) + b'DICM' + bytes(99))
     with pytest.raises(UserError, match='x.dcm: DICOM.*convert it to PNG.*NIfTI'):
         read_image(tmp_path / 'x.dcm')
+
+
+def test_decoders_say_nothing_of_their_own(tmp_path, caplog):
+    path = tmp_path / 'x.tif'
+    Image.new('RGB', (8, 8)).save(path)
+    entry = struct.pack('<HHI', 277, 3, 1)  # samples per pixel: one short
+    content = bytearray(path.read_bytes())
+    place = content.index(entry) + len(entry)
+    content[place:place + 2] = struct.pack('<H', 2048)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match='x.tif: cannot be read as an image'):
+        read_image(path)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize('mode, ending', [('RGB', 'png'), ('P', 'png'), ('CMYK', 'jpg'),
