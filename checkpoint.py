@@ -150,7 +150,7 @@ def read(path: Path) -> Checkpoint:
     if not path.is_file():
         what = 'a folder, not a' if path.is_dir() else 'no such'
         raise UserError(f'{path}: {what} checkpoint file')
-    _refuse_compressed(path)
+    _refuse_other_archives(path)
     content = _load(path)
     content = content if isinstance(content, dict) else {}
     form, is_ours = content.get('format'), content.get('format') == FORMAT
@@ -231,7 +231,7 @@ def _authors_checkpoint(path: Path, content: dict[str, Any], states: States) -> 
     return Checkpoint(path, networks, config, int(name[2]) if name else 0)
 
 
-def _refuse_compressed(path: Path) -> None:
+def _refuse_other_archives(path: Path) -> None:
     """Raises UserError for a compressed archive, which torch does not write and which may expand to
     any size, and for TorchScript, a program."""
     try:

@@ -308,25 +308,20 @@ def find_paths(source: Path) -> list[Path]:
 def find_input(source: Path, found: list[Path], modality: str,
                problems: dataset.Problems) -> dict[Path, Path]:
     """Of the `found` ones those to predict, each with its path in the folder `source`, or this file
-    itself. Hidden files, labels and other modalities of BraTS are skipped; of several that share a
-    name up to the ending only the first counts. Raises UserError for none or an unreadable file."""
+    itself. Hidden files, labels and other modalities of BraTS are skipped. Raises UserError for
+    none or an unreadable file."""
     if source.is_file():
         (nifti.read if nifti.is_volume(source) else dataset.read_image)(source)
         return {source: Path(source.name)}
-    names, first_of, skipped = {}, {}, Counter()
+    names, skipped = {}, Counter()
     paths = problems.without_broken_links(found)
     no_images = image_files.no_images(
         source, [path for path in paths if not nifti.is_volume(path)])
     for path in paths:
         if reason := no_images.get(path) or reason_to_skip(path, modality):
             skipped[reason] += 1
-            continue
-        name = path.relative_to(source)
-        first = first_of.setdefault((name.with_name(nifti.stem(name)), nifti.is_volume(path)), path)
-        if first is path:
-            names[path] = name
         else:
-            problems.add(path, f'has the same name as {first.name}; rename one')
+            names[path] = path.relative_to(source)
     if skipped:
         print('skipped: ' + ', '.join(f'{count} {reason}' for reason, count in skipped.items()))
     if not names:

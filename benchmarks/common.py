@@ -14,6 +14,14 @@ def parser_of(text: str) -> argparse.ArgumentParser:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def fuzz_options(text: str, count: int = 500) -> argparse.Namespace:
+    """The flags of a fuzzer: how many inputs to try, and the seed that they are drawn from."""
+    parser = parser_of(text)
+    parser.add_argument('--count', type=int, default=count)
+    parser.add_argument('--seed', type=int, default=0)
+    return parser.parse_args()
+
+
 def resident_memory(process: int | str = 'self') -> float:
     """The memory of a process, MB (Linux)."""
     pages = int(Path(f'/proc/{process}/statm').read_text('utf-8').split()[1])

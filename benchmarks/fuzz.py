@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from common import parser_of
+from common import fuzz_options
 
 # isort: split
 import config
@@ -157,8 +157,5 @@ def run(count: int, seed: int, report: Callable[[str], object] = print) -> list[
 
 
 if __name__ == '__main__':
-    parser = parser_of(__doc__)
-    parser.add_argument('--count', type=int, default=1000)
-    parser.add_argument('--seed', type=int, default=0)
-    options = parser.parse_args()
+    options = fuzz_options(__doc__, count=1000)
     sys.exit(1 if run(options.count, options.seed) else 0)

@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image, ImageOps
 
-from common import parser_of
+from common import fuzz_options
 
 # isort: split
 from fuzz import outcome
@@ -60,7 +60,7 @@ def label_of(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(rng.choice(kinds))
 
 
-def picture(rng: random.Random, size: tuple[int, int]) -> Image.Image:
+def draw_photograph(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """An image of any mode that Pillow has."""
     mode, image = rng.choice(MODES), Image.fromarray(pixels_of(rng, size))
     if mode == 'I;16':
@@ -144,7 +144,7 @@ def put(rng: random.Random, path: Path, root: Path, size: tuple[int, int]) -> No
     else:
         data = (special(rng, size) if kind < 0.2 else content(
             rng, path.suffix, label_of(rng, size) if 'label' in str(path.parent)
-            or path.stem.endswith(('_mask', '_gt', '_seg')) else picture(rng, size)))
+            or path.stem.endswith(('_mask', '_gt', '_seg')) else draw_photograph(rng, size)))
         path.write_bytes(damaged(rng, data) if rng.random() < 0.08 else data)
 
 
@@ -273,9 +273,6 @@ def run(count: int, seed: int = 0, report: Callable[[str], object] = print,
 
 
 if __name__ == '__main__':
-    parser = parser_of(__doc__)
-    parser.add_argument('--count', type=int, default=500)
-    parser.add_argument('--seed', type=int, default=0)
-    options = parser.parse_args()
+    options = fuzz_options(__doc__)
     with mock.patch.dict(os.environ, {'TQDM_DISABLE': '1'}):
         sys.exit(1 if run(options.count, options.seed) else 0)

@@ -18,7 +18,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import parser_of
+from common import fuzz_options
 
 # isort: split
 import nibabel
@@ -330,8 +330,5 @@ def run(count: int, seed: int, report: Callable[[str], object] = print) -> list[
 
 
 if __name__ == '__main__':
-    parser = parser_of(__doc__)
-    parser.add_argument('--count', type=int, default=500)
-    parser.add_argument('--seed', type=int, default=0)
-    options = parser.parse_args()
+    options = fuzz_options(__doc__)
     sys.exit(1 if run(options.count, options.seed) else 0)

@@ -74,7 +74,8 @@ def test_folders_in_folders_and_what_cannot_be_read(predict, tmp_path):
         store(deep / name, head())
     result = predict('--input', source, '--output', 'masks')
     assert result.returncode == 1
-    for part in ('broken.png', 'cut.nii', 'a.png: has the same name as a.jpg'):
+    for part in ('broken.png', 'cut.nii',
+                 'a.png: its masks would take the place of those of a.jpg'):
         assert part in result.stderr
     assert 'skipped: 2 labels, 1 of another --modality than flair' in result.stdout
     assert '5 predicted by otsu' in result.stdout
