@@ -33,7 +33,7 @@ LABEL_ENDING = '_segmentation'
 BROKEN_LINK = 'a link that leads nowhere'
 LAYOUT = ('expected layout: trainA/ (disease) and trainB/ (normal) to train, testA/ to test; '
           'optional testB/, val/images/, and labels <image stem>_segmentation.png in test/labels/ '
-          'and val/labels/ (testA/images/ with testA/labels/ is read too)')
+          'and val/labels/ (testA/images/ with testA/labels/, and test/images/, are read too)')
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,17 @@ def training_contents(data_folder: Path) -> dict[str, str]:
             for name, content in contents(paths).items()}
 
 
+def case_folder(data_folder: Path, split: str) -> Path:
+    """Where the disease images of `test` or `val` are: testA (or test, with subfolder images), or
+    val."""
+    test_images = not (data_folder / 'testA').is_dir() and (data_folder / 'test/images').is_dir()
+    return data_folder / ('testA' if split == 'test' and not test_images else split)
+
+
 def find_cases(data_folder: Path, split: str, problems: Problems | None = None) -> list[Case]:
     """The disease images of `test` or `val` with their labels, by name; raises UserError. Labels
     are optional, but one without an image goes to `problems`, and without these is an error."""
-    image_folder = data_folder / ('testA' if split == 'test' else 'val')
+    image_folder = case_folder(data_folder, split)
     label_folders = [data_folder / split / 'labels', image_folder / 'labels']
     images = list_images(image_folder, problems)
     label_folder = next((folder for folder in label_folders
