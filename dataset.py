@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+import shortcuts
 from config import Config
 from image_files import (
     DICOM_SUFFIXES,
@@ -290,16 +291,25 @@ def checked_val_cases(config: Config, problems: Problems) -> list[Case]:
 
 def checked_training_data(
         config: Config, store: 'ImageStore') -> tuple[dict[str, list[Path]], list[Case]]:
-    """Training images by domain, and labeled val cases, that can be read; see Problems.settle."""
-    problems = Problems()
+    """Training images by domain, and labeled val cases, that can be read; see Problems.settle.
+    Tells where something other than disease distinguishes the folders."""
+    problems, appearances = Problems(), {}
     images = training_images(config.data_folder, problems)
-    check_images(images['A'] + images['B'], problems, store.read)
+
+    def read(path: Path) -> None:
+        appearances[path] = shortcuts.appearance_of(path, store.read(path))
+
+    check_images(images['A'] + images['B'], problems, read)
     val_cases = checked_val_cases(config, problems)
     problems.settle(config.skip_bad)
     images = {domain: problems.without(paths) for domain, paths in images.items()}
     for domain, paths in images.items():
         if not paths:
             raise UserError(f'{config.data_folder}/train{domain}: not one image can be used')
+    if config.stage == 0 or config.method == 'label_transfer' and not config.trained_by_localizer:
+        for line in shortcuts.warnings({domain: {path: appearances[path] for path in paths}
+                                        for domain, paths in images.items()}, config):
+            print(printable(line))  # by the first stage alone: the others learn from it
     return images, val_cases
 
 
