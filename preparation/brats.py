@@ -268,7 +268,7 @@ def note_heights(writer: DatasetWriter, disease: list[float], normal: list[float
 
 def take_evenly(slices: dict[Scan, list[int]], count: int | None, rng: np.random.Generator
                 ) -> list[tuple[Scan, int]]:
-    """At most `count` slices, or all: a random one of each scan, then another of each, and so on."""
+    """At most `count` slices, or all: a random one of each scan, then another of each …"""
     ranked = []
     for order, number in enumerate(rng.permutation(len(slices))):
         scan = list(slices)[number]
