@@ -44,7 +44,7 @@ def bright_crop(image: np.ndarray, label: np.ndarray | None = None) -> Crop:
     if not has_dark_corners(small):
         return Crop(0, 0, height, width)
     if label is not None:
-        label = cv2.resize(label.astype(np.uint8), small.shape[1::-1],
+        label = cv2.resize(label.astype(np.uint8) * 255, small.shape[1::-1],
                            interpolation=cv2.INTER_AREA if label.size > small[..., 0].size
                            else cv2.INTER_NEAREST) > 0
     view = field_of_view(small, label)
@@ -75,7 +75,8 @@ def field_of_view(small: np.ndarray, label: np.ndarray | None = None) -> np.ndar
 
 
 def lesion_in_view(small: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """The largest spot that differs in color from the rim of the field of view: bool H×W."""
+    """The largest spot that differs in color from the rim of the field of view, with a margin in
+    place of what it may hold of the rim: bool H×W."""
     lab = cv2.GaussianBlur(to_lab(cv2.medianBlur(small, 9)), (0, 0), 2)
     inner = cv2.erode(view.astype(np.uint8), disc(round(RING * min(view.shape) / 2)),
                       borderValue=0) > 0
@@ -92,7 +93,8 @@ def lesion_in_view(small: np.ndarray, view: np.ndarray) -> np.ndarray:
     areas = boxes[1:, 4]
     if areas.max(initial=0) < SPOT * unlike.size:
         return np.zeros_like(view)
-    return components == 1 + areas.argmax()
+    lesion = (components == 1 + areas.argmax()).astype(np.uint8)
+    return (cv2.dilate(lesion, disc(round(RING * min(view.shape) / 2))) > 0) & view
 
 
 def best_rectangle(view: np.ndarray, lesion: np.ndarray
