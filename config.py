@@ -120,13 +120,16 @@ class Config:
                                    choices=('', 'brats', 'isic', 'folders'), synonyms='format')
     modality: str = preparing('flair', 'brats: MRI sequence to use', phases=('prepare', 'predict'),
                               choices=('flair', 't1', 't1ce', 't2'))
-    z_range: str = preparing('90-120', 'brats: axial slices as first-last, or all (slices that '
-                             'show enough head)', synonyms='slices')
+    z_range: str = preparing('', 'brats: axial slices as first-last, or all (slices that show '
+                             'enough head)', own_choice='90-120 of volumes of 155 slices; of '
+                             'others those at the heights of lesions', synonyms='slices')
     lesion_px: int = preparing(500, 'brats: smallest lesion area of a disease slice', at_least=0,
                                unit='px of the prepared image')
     split: tuple = preparing((), 'disease images of train, val and test: three counts or three '
                              'fractions', own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 '
                              '0.15 0.15')
+    keep_artifacts: bool = preparing(False, 'isic: keep images with rulers, color patches, or a '
+                                     'lesion amid dark corners', synonyms='artifacts')
     overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict and '
                                 'export: replace files of the same names',
                                 phases=('prepare', 'predict', 'export'), synonyms='force')

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+import shortcuts
 from config import Config
 from image_files import (
     DICOM_SUFFIXES,
@@ -33,7 +34,7 @@ LABEL_ENDING = '_segmentation'
 BROKEN_LINK = 'a link that leads nowhere'
 LAYOUT = ('expected layout: trainA/ (disease) and trainB/ (normal) to train, testA/ to test; '
           'optional testB/, val/images/, and labels <image stem>_segmentation.png in test/labels/ '
-          'and val/labels/ (testA/images/ with testA/labels/ is read too)')
+          'and val/labels/ (testA/images/ with testA/labels/, and test/images/, are read too)')
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,17 @@ def training_contents(data_folder: Path) -> dict[str, str]:
             for name, content in contents(paths).items()}
 
 
+def case_folder(data_folder: Path, split: str) -> Path:
+    """Where the disease images of `test` or `val` are: testA (or test, with subfolder images), or
+    val."""
+    test_images = not (data_folder / 'testA').is_dir() and (data_folder / 'test/images').is_dir()
+    return data_folder / ('testA' if split == 'test' and not test_images else split)
+
+
 def find_cases(data_folder: Path, split: str, problems: Problems | None = None) -> list[Case]:
     """The disease images of `test` or `val` with their labels, by name; raises UserError. Labels
     are optional, but one without an image goes to `problems`, and without these is an error."""
-    image_folder = data_folder / ('testA' if split == 'test' else 'val')
+    image_folder = case_folder(data_folder, split)
     label_folders = [data_folder / split / 'labels', image_folder / 'labels']
     images = list_images(image_folder, problems)
     label_folder = next((folder for folder in label_folders
@@ -283,16 +291,25 @@ def checked_val_cases(config: Config, problems: Problems) -> list[Case]:
 
 def checked_training_data(
         config: Config, store: 'ImageStore') -> tuple[dict[str, list[Path]], list[Case]]:
-    """Training images by domain, and labeled val cases, that can be read; see Problems.settle."""
-    problems = Problems()
+    """Training images by domain, and labeled val cases, that can be read; see Problems.settle.
+    Tells where something other than disease distinguishes the folders."""
+    problems, appearances = Problems(), {}
     images = training_images(config.data_folder, problems)
-    check_images(images['A'] + images['B'], problems, store.read)
+
+    def read(path: Path) -> None:
+        appearances[path] = shortcuts.appearance_of(path, store.read(path))
+
+    check_images(images['A'] + images['B'], problems, read)
     val_cases = checked_val_cases(config, problems)
     problems.settle(config.skip_bad)
     images = {domain: problems.without(paths) for domain, paths in images.items()}
     for domain, paths in images.items():
         if not paths:
             raise UserError(f'{config.data_folder}/train{domain}: not one image can be used')
+    if config.stage == 0 or config.method == 'label_transfer' and not config.trained_by_localizer:
+        for line in shortcuts.warnings({domain: {path: appearances[path] for path in paths}
+                                        for domain, paths in images.items()}, config):
+            print(printable(line))  # by the first stage alone: the others learn from it
     return images, val_cases
 
 

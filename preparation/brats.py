@@ -7,10 +7,13 @@ import numpy as np
 from PIL import Image
 
 from config import Config
-from preparation import nifti
+from preparation import heights, nifti
 from preparation.writer import SPLITS, DatasetWriter, resize_image, resize_label
 from utils import UserError
 
+BRATS_DEPTH, DEFAULT_RANGE = 155, '90-120'  # slices of a volume of BraTS, and those published
+LESION_HEIGHTS = (5, 95)  # ours: percentiles of the heights of diseased slices, for other volumes
+HEIGHT_TELLS = 0.75  # ours: AUC of height alone, from which the summary says what to do
 MIN_HEAD_SHARE = 0.2  # ours: of the square around the head; slices with less are not taken
 TIME_POINT = re.compile(r'(BraTS-\w+-\d+)-\d{3}', re.I)  # since BraTS 2023 a patient may come again
 
@@ -28,14 +31,25 @@ class Slices(NamedTuple):
     disease: list[int]
     normal: list[int]
     largest_lesion: int  # px of the prepared image
+    heights: np.ndarray  # of all slices, see heights.py
+    lesions: tuple[int, int] | None  # the lowest and the highest slice with any lesion
+
+    def between(self, low: float, high: float) -> 'Slices':
+        """Those of these heights."""
+        disease, normal = ([z for z in chosen if low <= self.heights[z] <= high]
+                           for chosen in (self.disease, self.normal))
+        return self._replace(disease=disease, normal=normal)
 
 
 def from_brats(writer: DatasetWriter, sources: list[Path]) -> None:
     """Axial slices of all scans. Patients, not slices, are shared out among train, val and test;
     slices are taken evenly of a split's scans. Raises UserError."""
     size = writer.config.size
-    slice_range(writer.config.z_range, 0)  # a wrong value is an error before volumes are read
+    slice_range(writer.config.z_range or 'all', 0)  # an error before volumes are read
     slices = find_slices(writer, find_scans(writer, sources))
+    writer.notes.append(where_lesions_lie(slices))
+    if not writer.config.z_range:
+        slices = at_heights_of_lesions(writer, slices)
     chosen = choose_slices(writer, slices, split_patients(writer, slices))
     writer.details['patients'] = {
         name: sorted({scan.patient for scan, split in chosen if split == name}) for name in SPLITS}
@@ -118,10 +132,44 @@ def find_slices(writer: DatasetWriter, scans: list[Scan]) -> dict[Scan, Slices]:
         lambda scan: usable_slices(scan, config), scans, 'looking through volumes') if of_scan}
     if slices and not any(of_scan.disease for of_scan in slices.values()):
         largest = max(of_scan.largest_lesion for of_scan in slices.values())
-        raise UserError(f'--lesion_px {config.lesion_px}: no slice of --z_range {config.z_range} '
-                        f'shows such a lesion; the largest has {largest} px (of an image of '
-                        f'--img_size {config.img_size}); lower it, or give another range')
+        where = f'--z_range {config.z_range}' if config.z_range else 'the default --z_range'
+        raise UserError(f'--lesion_px {config.lesion_px}: no slice of {where} shows such a lesion; '
+                        f'the largest has {largest} px (of an image of --img_size '
+                        f'{config.img_size}); {where_lesions_lie(slices)}; lower it, or give '
+                        'another range')
     return slices
+
+
+def where_lesions_lie(slices: dict[Scan, Slices]) -> str:
+    """How many slices the volumes have, and in which of them lesions lie."""
+    depths = [len(of_scan.heights) for of_scan in slices.values()]
+    ends = [z for of_scan in slices.values() for z in of_scan.lesions or ()]
+    text = f'volumes of {span(depths)} slices' if depths else 'no volume can be read'
+    return text + (f', with lesions in slices {min(ends)}-{max(ends)}' if ends else
+                   ', without any lesion' if depths else '')
+
+
+def span(numbers: list[int]) -> str:
+    """From the least to the greatest, as 20-31; where all are equal, that."""
+    return '-'.join(str(number) for number in sorted({min(numbers), max(numbers)}))
+
+
+def at_heights_of_lesions(writer: DatasetWriter, slices: dict[Scan, Slices]
+                          ) -> dict[Scan, Slices]:
+    """The default --z_range of volumes other than BraTS's: slices at the heights where most of the
+    diseased ones lie."""
+    others = {scan: of_scan for scan, of_scan in slices.items()
+              if len(of_scan.heights) != BRATS_DEPTH}
+    diseased = [of_scan.heights[z] for of_scan in others.values() for z in of_scan.disease]
+    if len(others) < len(slices):
+        writer.notes.append(f'of volumes of {BRATS_DEPTH} slices those of --z_range '
+                            f'{DEFAULT_RANGE} are taken')
+    if not diseased:
+        return slices
+    low, high = np.percentile(diseased, LESION_HEIGHTS)
+    writer.notes.append(f'slices taken from {100 * low:.0f} to {100 * high:.0f} % of the height of '
+                        'the head, where most lesions lie (--z_range takes others)')
+    return slices | {scan: of_scan.between(low, high) for scan, of_scan in others.items()}
 
 
 def usable_slices(scan: Scan, config: Config) -> Slices:
@@ -129,8 +177,10 @@ def usable_slices(scan: Scan, config: Config) -> Slices:
     read. A slice with a lesion below --lesion_px is neither disease nor normal."""
     volume, lesion = read_scan(scan)
     volume.warn()
-    disease, normal, largest = [], [], 0
-    for z in slice_range(config.z_range, len(volume.slices)):
+    disease, normal, largest, depth = [], [], 0, len(volume.slices)
+    with_lesion = np.flatnonzero(lesion.any((0, 1))).tolist()
+    for z in slice_range(config.z_range or (DEFAULT_RANGE if depth == BRATS_DEPTH else 'all'),
+                         depth):
         if volume.head_share(z) < MIN_HEAD_SHARE:
             continue
         if not lesion[..., z].any():
@@ -140,7 +190,8 @@ def usable_slices(scan: Scan, config: Config) -> Slices:
         largest = max(largest, area)
         if area >= max(1, config.lesion_px):
             disease.append(z)
-    return Slices(disease, normal, largest)
+    return Slices(disease, normal, largest, heights.head_heights(volume.head.sum((0, 1))),
+                  (with_lesion[0], with_lesion[-1]) if with_lesion else None)
 
 
 def slice_range(text: str, count: int) -> range:
@@ -180,25 +231,44 @@ def split_patients(writer: DatasetWriter, slices: dict[Scan, Slices]) -> dict[st
 def choose_slices(writer: DatasetWriter, slices: dict[Scan, Slices], patients: dict[str, set[str]]
                   ) -> dict[tuple[Scan, str], list[tuple[int, str]]]:
     """(scan, split) → slices and their domains: as many disease slices as --split counts, or all,
-    and at most as many normal ones, none for val. Raises UserError where there are too few."""
-    chosen, available = {}, {}
+    and at most as many normal ones, of the same heights, none for val. Raises UserError where there
+    are too few."""
+    chosen, available, heights_of = {}, {}, {}
     for split, share in zip(SPLITS, writer.split.shares, strict=True):
         scans = [scan for scan in slices if scan.patient in patients[split]]
         available[split] = sum(len(slices[scan].disease) for scan in scans)
         count = min(available[split], share) if writer.split.counted else available[split]
         disease = take_evenly({scan: slices[scan].disease for scan in scans}, count, writer.rng)
-        normal = take_evenly({scan: slices[scan].normal for scan in scans}, count, writer.rng)
+        normal = take_evenly({scan: slices[scan].normal for scan in scans}, None, writer.rng)
+        wanted, offered = ([slices[scan].heights[z] for scan, z in taken]
+                           for taken in (disease, normal))
+        normal = [normal[number] for number in heights.match(wanted, offered, writer.rng)]
         for domain, taken in (('A', disease), ('B', normal if split != 'val' else ())):
+            heights_of[split, domain] = [slices[scan].heights[z] for scan, z in taken]
             for scan, z in taken:
                 chosen.setdefault((scan, split), []).append((z, domain))
     writer.split.check(available, f'(slices with a lesion of {writer.config.lesion_px} px or more, '
                                   'each patient in one split)')
+    note_heights(writer, heights_of['train', 'A'], heights_of['train', 'B'])
     return chosen
 
 
-def take_evenly(slices: dict[Scan, list[int]], count: int, rng: np.random.Generator
+def note_heights(writer: DatasetWriter, disease: list[float], normal: list[float]) -> None:
+    """Say how well height alone distinguishes the training folders."""
+    if not disease or not normal:
+        return
+    overlap, area = heights.overlap(disease, normal), heights.separation(disease, normal)
+    writer.details['heights'] = {'overlap': round(overlap, 3), 'auc': round(area, 3)}
+    advice = ('; a classifier may learn height: add volumes, or narrow --z_range'
+              if area > HEIGHT_TELLS else '')
+    writer.notes.append(f'heights of disease and normal slices overlap by {100 * overlap:.0f} %; '
+                        f'height alone separates trainA from trainB with AUC {area:.2f} (0.5: not '
+                        f'at all){advice}')
+
+
+def take_evenly(slices: dict[Scan, list[int]], count: int | None, rng: np.random.Generator
                 ) -> list[tuple[Scan, int]]:
-    """At most `count` slices: of each scan a random one, then of each another, and so on."""
+    """At most `count` slices, or all: a random one of each scan, then another of each …"""
     ranked = []
     for order, number in enumerate(rng.permutation(len(slices))):
         scan = list(slices)[number]

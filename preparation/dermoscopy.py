@@ -1,4 +1,4 @@
-"""Artifacts in dermoscopy images (dark corners, color patches, rulers), and corners of plain skin.
+"""Artifacts in dermoscopy images (color patches, rulers, dark corners), and corners of plain skin.
 
 Images are uint8 H×W×3, RGB. They are looked at in small; lengths below are px of such a small
 image, shares are of its shorter side unless said otherwise. L, a, b are CIELAB's: L from 0 to 100,
@@ -13,6 +13,7 @@ SIZE = 256  # px, the longer side of a small image
 # dark corners
 CORNER = 0.05  # side of the square that is looked at in each corner
 DARK = 0.5  # of the skin's gray level; what is below is dark
+BLACK = 0.2  # of the brightest gray level; what is below does not count as skin or lesion
 DARK_CORNERS = 2  # so many make an artifact; a lesion may reach into one
 # color patches
 SKIN_HUE = (-35, 115)  # degrees from red to yellow in the a-b plane
@@ -42,9 +43,9 @@ RIM = 0.08  # width of the rim whose color is taken as the skin's
 
 def find_artifacts(image: np.ndarray) -> list[str]:
     """What a dermoscopy image of any size, uint8 H×W×3 RGB, shows besides skin and lesion: some of
-    'dark corners', 'ruler' and 'color patch'; empty if there is nothing."""
+    'ruler' and 'color patch'; empty if there is nothing. Of dark corners: see vignette.py."""
     small = shrink(image)
-    tests = {'dark corners': has_dark_corners, 'ruler': ruler_ticks, 'color patch': color_patches}
+    tests = {'ruler': ruler_ticks, 'color patch': color_patches}
     return [name for name, test in tests.items() if np.any(test(small))]
 
 
@@ -62,8 +63,9 @@ def to_lab(small: np.ndarray) -> np.ndarray:
 
 
 def skin_level(small: np.ndarray) -> float:
-    """Gray level of the skin, 0 to 255: three quarters of the image are not brighter."""
-    return float(np.percentile(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), 75))
+    """Gray level of the skin, 0 to 255: three quarters of what is not black are not brighter."""
+    gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    return float(np.percentile(gray[gray >= BLACK * gray.max()], 75))
 
 
 def has_dark_corners(small: np.ndarray) -> bool:

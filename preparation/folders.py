@@ -37,7 +37,8 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
     # normal images: at random, in the proportion of the disease images of train and test
     names = [str(name) for name in writer.rng.permutation(sorted(normal))]
     n_train, n_test = writer.counts['trainA'], writer.counts['testA']
-    for_test = set(names[:round(len(names) * n_test / (n_test + n_train))])
+    n_for_test = round(len(names) * n_test / max(1, n_test + n_train))
+    for_test = set(names[:min(n_for_test, len(names) - 1) if n_train else n_for_test])
     for name, pair in writer.process(lambda name: read_resized_pair(normal[name], None, size),
                                      names, 'normal'):
         if pair:
@@ -46,9 +47,11 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
 
 def copy_layout(writer: DatasetWriter, source: Path) -> None:
     """A data set in our own layout: every image keeps its place. Raises UserError."""
-    if not any((source / name).is_dir() for name in ('trainA', 'testA')):
+    splits = [split for split in ('test', 'val') if dataset.case_folder(source, split).is_dir()]
+    if not (source / 'trainA').is_dir() and 'test' not in splits:
         raise UserError(f'--source {source}: one folder is a data set laid out as ours are, but it '
-                        'holds neither trainA nor testA; or give two: disease and normal images')
+                        'holds no trainA, testA or test/images; or give two: disease and normal '
+                        'images')
     if writer.config.split:
         raise UserError(f'--split: {source} is split already, and stays so; leave --split out')
     items = []  # split, domain, case
@@ -56,10 +59,9 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
         if (source / name).is_dir():
             items += [(name[:-1], name[-1], dataset.Case(path.stem, path))
                       for path in dataset.list_images(source / name, writer.problems)]
-    for split, name in (('test', 'testA'), ('val', 'val')):
-        if (source / name).is_dir():
-            items += [(split, 'A', case)
-                      for case in dataset.find_cases(source, split, writer.problems)]
+    for split in splits:
+        items += [(split, 'A', case)
+                  for case in dataset.find_cases(source, split, writer.problems)]
     items = [item for item in items if item[2].image not in writer.problems.reasons
              and writer.can_be_named(item[2].image, item[2].name)]
     writer.left_out |= writer.problems.left_out

@@ -2,54 +2,82 @@
 import re
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 import dataset
-from preparation import dermoscopy
+from config import Config
+from preparation import dermoscopy, vignette
 from preparation.writer import DatasetWriter, SplitFiller, read_pair, resize_image, resize_label
 from utils import UserError
 
 FILE_NAME = re.compile(r'(?P<name>ISIC_\d+)(_downsampled)?(?P<label>_segmentation)?', re.I)
 
 
+class Sample(NamedTuple):
+    """What becomes of an image: why it is left out or else, prepared, image, label bool H×W and,
+    if it shows plain skin, a normal crop."""
+
+    artifacts: list[str]
+    crop: vignette.Crop | None  # of an image with dark corners
+    image: Image.Image | None = None
+    label: np.ndarray | None = None
+    normal: Image.Image | None = None
+
+
 def from_isic(writer: DatasetWriter, sources: list[Path]) -> None:
-    """Dermoscopy images without artifacts; normal ones are corner crops of plain skin, cut from the
-    images of train and test; a crop is a function of --seed and the image's name."""
+    """Dermoscopy images without artifacts, cropped to what lies inside dark corners; normal ones
+    are corner crops of plain skin, cut from the images of train and test; a crop is a function of
+    --seed and the image's name."""
     images, labels = find_isic(writer, sources)
     filler = SplitFiller(writer, list(images), labels)
-    seed, size = writer.config.seed, writer.config.size
-
-    def prepare(name: str) -> tuple[list[str], Any, Any, Any]:
-        """Its artifacts or, of an image without any, image, label bool H×W and crop of skin."""
-        image, label = read_pair(images[name], labels.get(name))
-        pixels = np.asarray(image)
-        if artifacts := dermoscopy.find_artifacts(pixels):
-            return artifacts, None, None, None
-        rng = np.random.default_rng([seed % 2 ** 32, zlib.crc32(name.encode())])
-        normal = None
-        if corner := dermoscopy.plain_corner(pixels, label, rng):
-            top, left, side = corner
-            normal = resize_image(image.crop((left, top, left + side, top + side)), size)
-        return [], resize_image(image, size), resize_label(label, size), normal
-
-    for number, (name, sample) in enumerate(writer.process(prepare, filler.names,
-                                                           'looking at images')):
+    crops = writer.details['crops'] = {}
+    for number, (name, sample) in enumerate(writer.process(
+            lambda name: prepare(name, images[name], labels.get(name), writer.config),
+            filler.names, 'looking at images')):
         if not sample:
             continue
-        artifacts, image, label, normal = sample
-        if artifacts:
-            writer.left_out[images[name]] = ', '.join(artifacts)
+        if not sample.image:
+            writer.left_out[images[name]] = ', '.join(sample.artifacts)
             continue
-        split = filler.next_split(label is not None)
+        split = filler.next_split(sample.label is not None)
         if split is None:
             writer.left_out |= {images[name]: writer.SURPLUS for name in filler.names[number:]}
             break
-        writer.add(split, 'A', name, image, label)
-        if split != 'val' and normal:
-            writer.add(split, 'B', f'{name}_health', normal)
+        writer.add(split, 'A', name, sample.image, sample.label)
+        if split != 'val' and sample.normal:
+            writer.add(split, 'B', f'{name}_health', sample.normal)
+        if sample.crop:
+            crops[name] = sample.crop[:4]
+    if crops:
+        writer.notes.append(f'{len(crops)} cropped to what lies inside their dark corners')
     filler.check()
+
+
+def prepare(name: str, image_path: Path, label_path: Path | None, config: Config) -> Sample:
+    """See Sample; raises UserError where the files cannot be read."""
+    image, label = read_pair(image_path, label_path)
+    crop = vignette.bright_crop(np.asarray(image), label)
+    is_cropped = crop.window != vignette.Crop(0, 0, image.height, image.width).window
+    if is_cropped:
+        top, left, height, width, _ = crop
+        image = image.crop((left, top, left + width, top + height))
+        label = None if label is None else label[crop.window]
+    pixels = np.asarray(image)
+    artifacts = dermoscopy.find_artifacts(pixels)
+    if crop.dark_share > vignette.MOST_DARK:
+        artifacts.append(vignette.DARK_CORNERS)
+    if artifacts and not config.keep_artifacts:
+        return Sample(artifacts, None)
+    rng = np.random.default_rng([config.seed % 2 ** 32, zlib.crc32(name.encode())])
+    normal = None
+    if corner := dermoscopy.plain_corner(pixels, label, rng):
+        top, left, side = corner
+        normal = resize_image(image.crop((left, top, left + side, top + side)), config.size)
+    return Sample(artifacts, crop if is_cropped else None, resize_image(image, config.size),
+                  resize_label(label, config.size), normal)
 
 
 def find_isic(writer: DatasetWriter, sources: list[Path]

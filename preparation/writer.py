@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,18 @@ from utils import UserError, progress_interval
 SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
                  'folders': (0.7, 0.15, 0.15)}  # ours
+MUCH_LEFT_OUT = 1 / 3  # of the disease images, above which the last line tells
+BROKEN = 'broken'
+KEEPS = '--keep_artifacts True keeps those with artifacts'
+ADVICE = {  # by reason, of images that might be used
+    **dict.fromkeys(('ruler', 'color patch', 'dark corners'), KEEPS), BROKEN: 'repair the broken',
+    'not needed for --split': 'fractions, as --split 0.7 0.15 0.15, take all that --split leaves',
+    'without a segmentation': 'only volumes with a segmentation can be used'}
+WITHOUT_NORMAL = {  # by format: why trainB is empty
+    'brats': 'no slice at the heights of lesions is free of them; widen --z_range, or add volumes',
+    'isic': 'no image of train shows a corner of plain skin; add images with smaller lesions, or '
+            'bring normal images and use --source_format folders',
+    'folders': 'no normal image can be used for training'}
 FOLDERS = ('trainA', 'trainB', 'testA', 'testB', 'val/images', 'val/labels', 'test/labels')
 
 
@@ -29,7 +42,8 @@ class DatasetWriter:
     """Writes a data set into `folder`, which has to be empty, and keeps account of it. Attributes:
     `split`, what --split says; `rng`, a function of --seed; `counts`, files by subfolder;
     `problems`, source files that are broken; `left_out`, source files that are sound but not used,
-    with the reason; `details`, what else prepare.json holds, by source format."""
+    with the reason; `details`, what else prepare.json holds, by source format; `notes`, lines of
+    the summary."""
     SURPLUS = 'not needed for --split'
 
     def __init__(self, folder: Path, config: Config) -> None:
@@ -40,6 +54,7 @@ class DatasetWriter:
         self.problems = dataset.Problems()
         self.left_out: dict[Path, str] = {}
         self.details: dict[str, Any] = {}
+        self.notes: list[str] = []
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
 
@@ -88,18 +103,23 @@ class DatasetWriter:
             yield item, result
 
     def finish(self, sources: list[Path]) -> None:
-        """Write prepare.json, remove empty subfolders; raises UserError without disease images."""
-        if not self.counts['trainA'] + self.counts['testA']:
-            listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
-            raise UserError(f'{", ".join(map(str, sources))}: no image of it could be used; '
-                            f'{self._reasons()}', listing)
+        """Write prepare.json, remove empty subfolders. Raises UserError where there is nothing to
+        train on, unless --split or a data set laid out as ours asks for a test alone."""
+        counts = self.counts
+        trains = self.split.shares[0] or counts['trainB']
+        for name, reason in (('trainA', ''), ('trainB', WITHOUT_NORMAL[self.config.source_format])):
+            if not counts[name] and (trains or not counts['testA']):
+                listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
+                raise UserError(f'{", ".join(map(str, sources))}: {name} would be empty, since '
+                                f'{reason or "no disease image is left for it"}; '
+                                f'{self.reasons()}', listing)
         for name in (*FOLDERS, 'val', 'test'):  # empty ones would count as a mistake when read
             if not any((self.folder / name).iterdir()):
                 (self.folder / name).rmdir()
         config = self.config
         settings = {'seed': config.seed, 'img_size': config.size, 'split': self.split.shares}
         if config.source_format == 'brats':
-            settings |= {'modality': config.modality, 'z_range': config.z_range,
+            settings |= {'modality': config.modality, 'z_range': config.z_range or 'default',
                          'lesion_px': config.lesion_px}
         unused = self.left_out | self.problems.reasons
         content = {'source_format': config.source_format,
@@ -112,7 +132,8 @@ class DatasetWriter:
             (self.folder / 'prepare.json').write_text(f'{text}\n', **TEXT)
 
     def summary(self) -> str:
-        """Counts, what was left out, and the command that trains on the data set."""
+        """Counts, what was left out, the command that trains on the data set, and what is wrong
+        with it."""
         config = self.config
         counts = ', '.join(f'{self.counts[name]} {name}' for name in FOLDERS if self.counts[name])
         flags = f' --dataset {config.dataset}'
@@ -120,14 +141,36 @@ class DatasetWriter:
             flags += ' --profile dermoscopy'
         if Path(config.data_root) != Path(OPTIONS['data_root'].default):
             flags += f' --data_root {config.data_root}'
-        left_out = f'{self._reasons()} (listed in prepare.json)\n' if self.left_out else ''
-        return (f'{config.data_folder}: {counts}\n{left_out}'
-                f'next: python main.py --phase train{flags}')
+        left_out = [f'{self.reasons()} (listed in prepare.json)'] if self.left_out else []
+        return '\n'.join([f'{config.data_folder}: {counts}', *self.notes, *left_out,
+                          f'next: python main.py --phase train{flags}', *self._warnings()])
 
-    def _reasons(self) -> str:
+    def reasons(self) -> str:
+        """How many files were left out for which reason, and what keeps them."""
         reasons = Counter(', '.join(self.left_out.values()).split(', ') if self.left_out else ())
+        if self.problems.reasons:
+            reasons[BROKEN] = len(self.problems.reasons)
         counts = [f'{count} {reason}' for reason, count in reasons.most_common()]
-        return f'left out: {", ".join(counts) or "no file"}'
+        advice = dict.fromkeys(ADVICE[reason] for reason, _ in reasons.most_common()
+                               if reason in ADVICE)
+        return '; '.join([f'left out: {", ".join(counts) or "no file"}', *advice])
+
+    def _warnings(self) -> list[str]:
+        """What training would refuse; and, last, that much was left out."""
+        config, lines = self.config, []
+        least = {stage: replace(config, phase='train', stage=stage, img_size=256).smallest_size
+                 for stage in (2, 1)}
+        if min(config.size) < max(least.values()):
+            lines.append(f'--img_size {config.img_size}: training with this --img_size needs at '
+                         f'least {least[2]}, label transfer (--stage 1) {least[1]} px')
+        images = sum(count for name, count in self.counts.items()
+                     if name in ('trainA', 'testA', 'val/images'))
+        unused = sum(any(part in ADVICE for part in reason.split(', '))
+                     for reason in self.left_out.values()) + len(self.problems.reasons)
+        if unused > (images + unused) * MUCH_LEFT_OUT:
+            lines.append(f'only {images} of {images + unused} disease images are used; '
+                         f'{self.reasons()}')
+        return lines
 
 
 def digest_of_text(content: dict[str, Any]) -> str:
@@ -232,5 +275,4 @@ class SplitFiller:
         if not self.labeled and split.shares[1]:
             print('no image has a label, so val, which chooses by labels, stays empty')
             self.filled['val'] = split.shares[1]
-        unused = len(writer.left_out) + len(writer.problems.reasons)
-        split.check(self.filled, f'(val and test take labeled images; {unused} left out)')
+        split.check(self.filled, f'(val and test take labeled images; {writer.reasons()})')

@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers import assert_one_line_error, read_pixels
 from nifti_files import CASE_SHAPE, DISEASE_SLICES, NORMAL_SLICES, store, store_case
-from preparation import nifti
+from preparation import heights, nifti
 from preparation.writer import resize_image
 from prepared import description, snapshot, stems
 
@@ -28,7 +28,9 @@ def test_slices_by_patient(program, tree):
         for stem in stems(data / folder):
             case, z = re.fullmatch(r'(.+)_flair_(\d{3})', stem).groups()
             assert case in patients[split]
-            assert int(z) in (NORMAL_SLICES if folder.endswith('B') else DISEASE_SLICES)
+            is_normal = folder.endswith('B')
+            assert int(z) in (NORMAL_SLICES if is_normal else DISEASE_SLICES) \
+                or is_normal and case == 'BraTS20_E'  # has no lesion
     assert len([*data.glob('*A/*'), *data.glob('val/images/*')]) == 4 * 3
     assert len(stems(data / 'trainB')) <= len(stems(data / 'trainA'))
     assert not (data / 'train').exists()  # no labels to train on
@@ -173,3 +175,30 @@ def test_linked_patients_are_read_and_broken_links_named(program, tree, tmp_path
         path.unlink()
         path.symlink_to('nowhere')
     assert_one_line_error(program.run(*BRATS, subset, '--overwrite', True), 'a link that leads')
+
+
+def test_volumes_of_any_depth_and_normal_slices_of_the_same_heights(program, tmp_path):
+    """Lesions in the upper half: normal slices come from there, out of the volumes without any."""
+    flags = [*BRATS[:2], *BRATS[4:6], *BRATS[-1:]]  # without --z_range
+    for number in range(6):
+        slices = {} if number % 2 else {9: 8, 10: 8, 11: 8}
+        store_case(tmp_path / 'downloaded' / f'case{number}', f'case{number}', slices)
+    out = program.done(*flags, tmp_path / 'downloaded', '--split', 6, 0, 3)
+    assert 'volumes of 16 slices, with lesions in slices 9-11' in out
+    for folder in ('trainB', 'testB'):
+        assert {int(stem[-3:]) for stem in stems(program.data / folder)} == {9, 10, 11}
+    found = description(program.data)['heights']
+    assert found == {'overlap': 1, 'auc': 0.5} and 'overlap by 100 %' in out and 'AUC 0.50' in out
+    refused = program.run(*flags, tmp_path / 'downloaded', '--z_range', '90-120', '--overwrite',
+                          True)
+    assert_one_line_error(refused, 'volumes of 16 slices', 'lesions in slices 9-11')
+
+
+def test_heights_are_matched_as_far_as_can_be():
+    rng = np.random.default_rng(0)
+    disease, offered = rng.normal(0.6, 0.05, 100), rng.uniform(0, 1, 3000)
+    normal = offered[heights.match(disease, offered, rng)]
+    assert len(normal) == 100
+    assert heights.overlap(disease, normal) > 0.7 and heights.separation(disease, normal) < 0.6
+    assert heights.overlap(disease, offered) < 0.4 and heights.separation(disease, offered) > 0.85
+    assert len(heights.match([0.5] * 10, [0.2] * 8, rng)) == 8  # rather than none

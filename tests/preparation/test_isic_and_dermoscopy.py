@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from helpers import assert_one_line_error, disc, read_pixels
-from preparation import dermoscopy, phantom, writer
+from preparation import dermoscopy, phantom, vignette, writer
 from prepared import description, stems
 
 ISIC = ['--source_format', 'isic', '--source']
@@ -25,7 +25,8 @@ def archive(tmp_path_factory):
     labels.mkdir()
     drawn = (phantom.draw_skin(np.random.default_rng(seed), 128, True)
              for seed in itertools.count())
-    plain = ((image, label) for image, label in drawn if not dermoscopy.find_artifacts(image))
+    plain = ((image, label) for image, label in drawn if not dermoscopy.find_artifacts(image)
+             and not dermoscopy.has_dark_corners(image))
     for number, (image, label) in enumerate(itertools.islice(plain, 12)):
         name = f'ISIC_{number:07}'
         Image.fromarray(image).resize((160, 120)).save(images / f'{name}.jpg', quality=95)
@@ -93,8 +94,6 @@ def skin_image(*artifacts: str) -> np.ndarray:
     image = np.where(LESION[..., None], (110, 65, 50), (215, 170, 150))
     image = image + np.random.default_rng(0).normal(0, 2, image.shape)
     image = image.clip(0, 255).astype(np.uint8)
-    if 'dark corners' in artifacts:
-        image[~disc(SIZE, (96, 128), 140)] = 10
     if 'ruler' in artifacts:  # along the lower side
         for x in range(20, 240, 10):
             cv2.line(image, (x, HEIGHT - 4), (x, HEIGHT - 14), (20, 20, 20), 1)
@@ -105,7 +104,7 @@ def skin_image(*artifacts: str) -> np.ndarray:
 
 @pytest.mark.parametrize('factor', (0.5, 1, 2))
 def test_artifacts_are_found_at_any_size(factor):
-    for artifacts in ([], ['dark corners'], ['ruler', 'color patch']):
+    for artifacts in ([], ['ruler', 'color patch']):
         image = cv2.resize(skin_image(*artifacts), None, fx=factor, fy=factor,
                            interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
         assert set(dermoscopy.find_artifacts(image)) >= set(artifacts)
@@ -122,3 +121,72 @@ def test_a_plain_corner_holds_neither_lesion_nor_artifact(label):
     top, left, _ = dermoscopy.plain_corner(skin_image('ruler', 'color patch'), label, rng)
     assert top == 0 and left > 0
     assert dermoscopy.plain_corner(skin_image(), np.ones(SIZE, bool), rng) is None
+
+
+def with_vignette(image: np.ndarray, radius: float) -> np.ndarray:
+    """The image in a black surround that begins softly at this radius, px."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    light = ((radius - np.hypot(y - HEIGHT / 2, x - WIDTH / 2)) / 6 + 0.5).clip(0, 1)
+    noise = np.random.default_rng(1).normal(0, 2, image.shape)
+    return (image * light[..., None] + noise + 5).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('is_labeled', (True, False), ids=('labeled', 'unlabeled'))
+@pytest.mark.parametrize('radius', (90, 128, 145), ids=('circle', 'cut circle', 'corners'))
+def test_the_crop_lies_inside_the_vignette_around_the_lesion(radius, is_labeled):
+    image = with_vignette(skin_image(), radius)
+    crop = vignette.bright_crop(image, LESION if is_labeled else None)
+    assert LESION[crop.window].sum() == LESION.sum() and crop.dark_share < 0.02
+    inside = image[crop.window]
+    assert not dermoscopy.has_dark_corners(inside) and inside.min() > 30
+    largest = max(4 * np.sqrt(radius ** 2 - half ** 2).clip(0, WIDTH / 2) * half
+                  for half in np.arange(1, min(radius, HEIGHT / 2)))
+    assert 0.85 * largest < crop.height * crop.width < 1.02 * largest
+    assert vignette.bright_crop(skin_image(), None) == (0, 0, HEIGHT, WIDTH, 0)
+
+
+def test_a_lesion_in_the_corner_of_the_view_stays_whole():
+    lesion = disc(SIZE, (150, 190), 30)  # dark, and beyond the largest rectangle
+    image = np.where(lesion[..., None], skin_image() // 4, skin_image())
+    crop = vignette.bright_crop(with_vignette(image, 110), lesion)
+    assert lesion[crop.window].sum() == lesion.sum()
+    assert 0 < crop.dark_share < vignette.MOST_DARK and crop.height * crop.width < lesion.size
+
+
+def test_raw_images_with_dark_corners_are_cropped_with_their_labels(program, tmp_path):
+    """And those whose lesion fills a small field of view are left out, unless asked for."""
+    raw = tmp_path / 'raw'
+    raw.mkdir()
+    for number in range(8):
+        lesion = disc(SIZE, (96, 128), 88) if number < 3 else LESION
+        image = with_vignette(np.where(lesion[..., None], (110, 65, 50), (215, 170, 150)), 90)
+        name = f'ISIC_{number:07}'
+        Image.fromarray(image).save(raw / f'{name}.png')
+        Image.fromarray(lesion).save(raw / f'{name}_segmentation.png')
+    out = program.done(*ISIC, raw, '--split', 0.4, 0.2, 0.4)
+    assert '5 cropped to what lies inside their dark corners' in out
+    assert out.splitlines()[-1].startswith('only 5 of 8 disease images are used; left out: 3 dark')
+    assert '--keep_artifacts True' in out.splitlines()[-1] and '--img_size 64' in out
+    crops = description(program.data)['crops']
+    for name, (top, left, height, width) in crops.items():
+        assert 0 < top and 0 < left and height < HEIGHT and width < WIDTH
+        label = program.data / 'test' / 'labels' / f'{name}_segmentation.png'
+        if label.exists():
+            assert read_pixels(label).mean() / 255 == pytest.approx(
+                LESION.sum() / (height * width), rel=0.05)
+    for path in program.data.glob('*/ISIC_*.png'):
+        assert read_pixels(path).min() > 30
+    refused = program.run(*ISIC, raw, '--split', 4, 2, 2, '--overwrite', True)
+    assert_one_line_error(refused, 'only 1 for train', '3 dark corners', '--keep_artifacts True')
+    program.done(*ISIC, raw, '--split', 4, 2, 2, '--overwrite', True, '--keep_artifacts', True)
+
+
+def test_without_plain_skin_there_is_nothing_to_train_on(program, tmp_path):
+    raw = tmp_path / 'raw'
+    raw.mkdir()
+    for number in range(4):
+        Image.fromarray(skin_image()).save(raw / f'ISIC_{number:07}.png')
+        Image.new('L', (WIDTH, HEIGHT), 255).save(raw / f'ISIC_{number:07}_segmentation.png')
+    assert_one_line_error(program.run(*ISIC, raw, '--split', 0.6, 0.2, 0.2),
+                          'trainB would be empty', 'plain skin')
+    assert not program.data.exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset import find_cases
 from helpers import assert_one_line_error, draw_images, draw_labels, names, read_pixels
 from nifti_files import store_case
 from preparation import writer
@@ -258,3 +259,18 @@ def test_a_name_too_long_loses_nothing_else(program, folders, flags):
     for path in folders[1].glob('q*'):
         path.unlink()
     assert_one_line_error(program.run(*flags, '--overwrite', True), folders[1], 'too long')
+
+
+def test_test_images_with_labels_are_read_as_val_is(program, data_root):
+    """As the authors' samples have them, without training folders."""
+    tiny = data_root / 'Tiny'
+    (tiny / 'testA').rename(tiny / 'test' / 'images')
+    for name in ('trainA', 'trainB'):
+        (tiny / name).rename(data_root / name)
+    assert [case.label is not None for case in find_cases(tiny, 'test')] == [True, True, False]
+    program.done(*FOLDERS.split(), tiny)
+    assert stems(program.data / 'testA') == {'t0', 't1', 't2'}
+    assert stems(program.data / 'test' / 'labels') == {'t0_segmentation', 't1_segmentation'}
+    (data_root / 'trainA').rename(tiny / 'trainA')
+    refused = program.run(*FOLDERS.split(), tiny, '--overwrite', True)
+    assert_one_line_error(refused, 'trainB would be empty')
