@@ -26,8 +26,7 @@ NETWORKS_OF = {'localizer': ('localizer',), 'label_transfer': NETWORKS,
                'label_transfer_refine': NETWORKS, 'student': STUDENT_NETWORKS}
 MASK_NETWORK = {'localizer': 'localizer', 'label_transfer': 'genA2B',
                 'label_transfer_refine': 'genA2B', 'student': 'ema'}
-# methods that an option is of, and how its help begins
-LOCALIZER, STUDENT = ('localizer',), ('student',)
+LOCALIZER, STUDENT = ('localizer',), ('student',)  # methods that an option is of
 TRANSFER = ('label_transfer', 'label_transfer_refine')
 STAGE_TEXTS = {LOCALIZER: 'stage 0: ', TRANSFER[:1]: 'stage 1: ', STUDENT: 'stage 2: ',
                LOCALIZER + STUDENT: 'stages 0 and 2: '}
@@ -210,8 +209,9 @@ class Config:
                                     methods=TRANSFER)
     cam_weight: float = weight(800.0, 'class-attention loss', methods=TRANSFER)
     recon_weight: float = weight(0.0, 'reconstruction loss', methods=TRANSFER)
-    localization_weight: float = weight(0.0, 'loss between masks of disease images and localization '
-                                        'maps; 0: train without stage 0', methods=TRANSFER[:1])
+    localization_weight: float = weight(0.0, 'loss between masks of disease images and '
+                                        'localization maps; 0: train without stage 0',
+                                        methods=TRANSFER[:1])
     normal_mask_weight: float = weight(0.0, 'loss for non-empty masks on normal images',
                                        methods=TRANSFER[:1])
     localizer_normal_weight: float = weight(1.0, 'loss for diseased pixels in normal images',
@@ -251,11 +251,11 @@ class Config:
     blur_jitter: bool = learning(False, 'random blur; use it if the two folders differ in '
                                  'sharpness', synonyms='blur', methods=LOCALIZER)
     # advanced: student
-    localizer_share: float = learning(0.5, "weight of the localization map in the "
-                                      "teacher's soft masks; the rest is stage 1", at_least=0,
-                                      at_most=1, methods=STUDENT)
-    normal_batch: int = learning(2, 'normal images per iteration', at_least=0,
-                                 at_most=65536, methods=STUDENT)
+    localizer_share: float = learning(0.5, "weight of localization maps in the teacher's soft "
+                                      'masks; the rest is stage 1', at_least=0, at_most=1,
+                                      methods=STUDENT)
+    normal_batch: int = learning(2, 'normal images per iteration', at_least=0, at_most=65536,
+                                 methods=STUDENT)
     rounds: int = learning(2, 'parts of the training; in each a new student learns from '
                            'the masks of the one before', at_least=1, at_most=100, methods=STUDENT)
     ema_decay: float = learning(0.98, "decay of ema, the student's exponential moving "
@@ -474,9 +474,9 @@ def resolve(flags: dict[str, Any], saved: dict[str, Any] | None = None, source: 
     saved = saved or {}
     if flags.get('phase', 'train') != 'train' and 'img_size' not in flags:
         check_saved_size(saved, source)
-    inherited = inherited or {}
-    is_as_long = inherited.get('quick', False) == flags.get('quick', False)
-    own = ('stage', 'recipe', 'dataset', 'profile', 'quick', *(() if is_as_long else LENGTHS))
+    inherited, own = inherited or {}, ('stage', 'recipe', 'dataset', 'profile', 'quick')
+    if inherited.get('quick', False) != flags.get('quick', False):
+        own += LENGTHS
     inherited = {name: value for name, value in inherited.items() if name not in own}
     chosen = inherited | saved | flags
     stage, recipe = chosen.get('stage', 1), chosen.get('recipe', 'ours')
