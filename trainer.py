@@ -135,6 +135,10 @@ class Trainer:
             run_folder = config.run_folder if config.resume else None
             teacher = find_teacher(config, self.device, run_folder)
             preflight.check_memory(config, count_parameters(config))
+            of_teacher = teacher and teacher.checkpoint
+            if of_teacher and of_teacher.config.get('quick') and not config.quick:
+                print(f'warning: the teacher {of_teacher.path} was {QUICK_TEXT}; train its stage '
+                      f'in full first: --stage {of_teacher.config.get("stage", 1)}')
         return Data(images, store, val_cases, teacher)
 
     def _build_stage(self, data: Data, start_from: checkpoints.Checkpoint | None) -> None:
@@ -367,7 +371,8 @@ class Trainer:
         model_selection.write(target, len(cases), config, rows)
         if target == folder:  # elsewhere best.pt is a file of the user
             checkpoints.mark_best(folder / best['file'])
-            print(f'{folder / "best.pt"} is {best["file"]}')
+            if best['file'] != 'best.pt':
+                print(f'{folder / "best.pt"} is {best["file"]}')
         rule = model_selection.rule_text(best)
         print(f'best: JA {best["JA"]:.1f} percent, the mean over {len(cases)} labeled val images, '
               f'with {rule}, which test and predict of it will use')

@@ -85,6 +85,7 @@ def plan(flags: Flags) -> list[Run]:
         if config.localization_weight and not config.teacher and not is_resumed:
             if checkpoints_of(resolve(localizer)):
                 localizer['resume'] = True  # one that is there is kept, and one begun is finished
+                localizer.pop('quick', None)
             runs.insert(0, Run(localizer))
         return runs
     if config.recipe == 'ours':
@@ -410,7 +411,7 @@ def say_what_comes(runs: list[Run], configs: list[Config]) -> None:
     if runs[-1].is_final_val:
         what.append('val, which chooses checkpoint and post-processing, if there are labels')
     print(f'to come: {"; ".join(what)}')
-    if configs[0].quick:
+    if configs[-1].quick:
         print('--quick: a tenth of the usual length, to see whether all goes well; results are '
               'marked')
 

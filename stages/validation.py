@@ -20,6 +20,7 @@ from stages.base import Stage
 from stages.pseudo_labels import PseudoLabeler
 from utils import UserError, evenly_spaced
 
+LEAST_FILLED = 50  # percent of pseudo-labels; where fewer hold a lesion a warning is due
 SCORED_IMAGES = 32  # of either folder that the label-free score looks at
 
 
@@ -82,18 +83,20 @@ class Validation:
     def teacher_warnings(self) -> list[str]:
         """What is wrong with the teacher's soft masks of disease images, a line each."""
         masks, config = self.soft_masks['train'], self.config
-        is_filled = model_selection.score_rules(
+        warnings = mask_warnings([small_mask(np.asarray(dataset.read_image(masks[path.stem], 1)))
+                                  for path in self.disease], "teacher's soft masks")
+        if config.takes_conditioning:  # then nothing is made of them
+            return warnings
+        filled = model_selection.score_rules(
             ['clean'], self.disease, masks, lambda _, label: 100 * label.any(),
             config.keep_components)['clean']
-        lines = mask_warnings([small_mask(np.asarray(dataset.read_image(masks[path.stem], 1)))
-                               for path in self.disease], "teacher's soft masks")
-        if is_filled < 50:
-            empty = round(len(self.disease) * (1 - is_filled / 100))
-            lines.append(f'warning: {empty} of {len(self.disease)} pseudo-labels looked at are '
-                         f'empty, so the student learns to find nothing: the soft masks in '
-                         f'{masks[self.disease[0].stem].parent} show no lesion there; train the '
-                         'stage before anew, with another --seed or a larger --iteration')
-        return lines
+        if filled >= LEAST_FILLED:
+            return warnings
+        empty = round(len(self.disease) * (1 - filled / 100))
+        return [f'warning: {empty} of {len(self.disease)} pseudo-labels looked at are empty, and '
+                'teach to find nothing: the soft masks in '
+                f'{masks[self.disease[0].stem].parent} show no lesion there; train the stage '
+                'before anew, with another --seed or a larger --iteration']
 
     def score(self, stage: Stage) -> Score | None:
         """Of the network as it is now; None where nothing can tell."""
