@@ -26,6 +26,10 @@ NETWORKS_OF = {'localizer': ('localizer',), 'label_transfer': NETWORKS,
                'label_transfer_refine': NETWORKS, 'student': STUDENT_NETWORKS}
 MASK_NETWORK = {'localizer': 'localizer', 'label_transfer': 'genA2B',
                 'label_transfer_refine': 'genA2B', 'student': 'ema'}
+LOCALIZER, STUDENT = ('localizer',), ('student',)  # methods that an option is of
+TRANSFER = ('label_transfer', 'label_transfer_refine')
+STAGE_TEXTS = {LOCALIZER: 'stage 0: ', TRANSFER[:1]: 'stage 1: ', STUDENT: 'stage 2: ',
+               LOCALIZER + STUDENT: 'stages 0 and 2: '}
 DEFAULT_ENCODER = 'tf_efficientnet_lite0'  # its weights are installed with the program
 PROFILES = ('generic', 'dermoscopy', 'brain_mri')
 PROFILE_OF = {'ISIC': 'dermoscopy', 'BraTS': 'brain_mri', 'LGG': 'brain_mri'}  # by data set name
@@ -36,17 +40,19 @@ PROFILE_OF = {'ISIC': 'dermoscopy', 'BraTS': 'brain_mri', 'LGG': 'brain_mri'}  #
 def option(default: Any, text: str, group: str, *, choices: tuple = (), at_least: float = -math.inf,
            at_most: float = math.inf, above: float = -math.inf, unit: str = '',
            phases: tuple = PHASES, saved: bool = False, architecture: bool = False,
-           path: bool = False, own_choice: str = '', synonyms: str = '') -> Any:
+           path: bool = False, own_choice: str = '', synonyms: str = '',
+           methods: tuple = ()) -> Any:
     """A field of Config that is also a flag.
 
-    `phases` say where it has an effect; `saved` options are kept in checkpoints, `architecture`
-    ones also fix shapes of networks; in `path` ones ~ is the home folder; `own_choice` describes
-    what an empty value stands for; `synonyms` are words, parted by spaces, that people try."""
+    `phases` say where it has an effect, `methods` in which stages (empty: all); `saved` options
+    are kept in checkpoints, `architecture` ones also fix shapes of networks; in `path` ones ~ is
+    the home folder; `own_choice` describes what an empty value stands for;
+    `synonyms` are words, parted by spaces, that people try."""
     return field(default=default, metadata={
-        'help': text, 'group': group, 'choices': choices, 'at_least': at_least, 'at_most': at_most,
-        'above': above, 'unit': unit, 'phases': phases, 'saved': saved or architecture,
-        'architecture': architecture, 'path': path, 'own_choice': own_choice,
-        'synonyms': synonyms.split()})
+        'help': STAGE_TEXTS.get(methods, '') + text, 'group': group, 'choices': choices,
+        'at_least': at_least, 'at_most': at_most, 'above': above, 'unit': unit, 'phases': phases,
+        'saved': saved or architecture, 'architecture': architecture, 'path': path,
+        'own_choice': own_choice, 'synonyms': synonyms.split(), 'methods': methods})
 
 
 TRAIN = ('train',)
@@ -107,6 +113,8 @@ class Config:
                         synonyms='continue continue_train restart')
     dry_run: bool = main(False, 'check data, memory, disk and permissions, print the plan, then '
                          'stop', phases=TRAIN, synonyms='check')
+    quick: bool = main(False, 'all stages at a tenth of their length, to see whether all goes '
+                       'well; results are marked', phases=TRAIN, saved=True, synonyms='fast')
     device: str = main('auto', 'auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 or mps',
                        phases=NETWORK_PHASES, synonyms='gpu gpus gpu_id gpu_ids cuda cpu')
     seed: int = main(0, 'seed of initial weights, sampling and augmentation', at_least=0,
@@ -150,27 +158,26 @@ class Config:
     probability: bool = predicting(False, 'also write soft masks', synonyms='soft probabilities')
     # networks
     generation: str = shape('first', 'which published generation of the networks',
-                            choices=('first', 'second'))
+                            choices=('first', 'second'), methods=TRANSFER)
     light: bool = shape(True, 'compute γ and β from globally pooled features; False: from full '
-                        'feature maps, which fixes the image size')
+                        'feature maps, which fixes the image size', methods=TRANSFER)
     ch: int = shape(62, 'channels of the first convolution', at_least=1, at_most=4096,
                     synonyms='channels ngf base_ch')
     n_res: int = shape(4, 'number of residual blocks, and of AdaILN blocks', at_least=1,
-                       at_most=256)
+                       at_most=256, methods=TRANSFER)
     n_dis: int = shape(6, 'depth of the discriminators: n_dis + 1 layers global, n_dis − 1 local',
-                       at_least=4, at_most=12)
+                       at_least=4, at_most=12, methods=TRANSFER)
     img_size: int | tuple = option(256, 'height and width of network input, a multiple of 4; '
                                    'minimum in training: 96 for label transfer (n_dis 6), 32 for '
                                    'the student', NETS, architecture=True, at_most=8192,
                                    unit='px', synonyms='image_size size resolution imgsize')
     img_ch: int = shape(3, '3 color, 1 gray', choices=(3, 1))
-    encoder: str = shape(DEFAULT_ENCODER, 'stage 2: network of timm, trained on ImageNet, as the '
-                         "student's encoder; none: a U-Net with random weights",
+    encoder: str = shape(DEFAULT_ENCODER, "network of timm, trained on ImageNet, as the student's "
+                         'encoder; none: a U-Net with random weights', methods=STUDENT,
                          synonyms='backbone student_network timm arch')
-    encoder_weights: str = option('', 'file of its weights, by the names of timm', NETS,
-                                  phases=TRAIN, own_choice="installed ones for the default "
-                                  "encoder, else timm's", path=True,
-                                  synonyms='backbone_weights')
+    encoder_weights: str = option('', 'file of its weights, by the names of timm', NETS, path=True,
+                                  phases=TRAIN, methods=STUDENT, synonyms='backbone_weights',
+                                  own_choice="installed ones for the default encoder, else timm's")
     # training
     iteration: int = training(1500, 'number of training iterations', at_least=1,
                               synonyms='iterations iter iters steps max_steps epochs epoch '
@@ -198,20 +205,23 @@ class Config:
                           own_choice="the best of the stage before; for stage 2 the data set's "
                           "folders syn_*, if there are any", path=True)
     # loss weights
-    adv_weight: float = weight(1.0, 'adversarial loss of the generators')
-    dis_weight: float = weight(15.0, 'loss of the discriminators')
-    cycle_weight: float = weight(10.0, 'cycle consistency (A to B to A)')
-    identity_weight: float = weight(10.0, 'identity: images of the target domain stay unchanged')
-    cam_weight: float = weight(800.0, 'class-attention loss')
-    recon_weight: float = weight(0.0, 'reconstruction loss')
-    localization_weight: float = weight(0.0, 'stage 1: loss between masks of disease images and '
-                                        'localization maps; 0: train without stage 0')
-    normal_mask_weight: float = weight(0.0, 'stage 1: loss for non-empty masks on normal images')
-    localizer_normal_weight: float = weight(1.0, 'stage 0: loss for diseased pixels in normal '
-                                            'images')
-    ce_weight: float = weight(1.0, 'stage 2: cross entropy on disease images')
-    dice_weight: float = weight(1.0, 'stage 2: Dice loss on disease images')
-    normal_weight: float = weight(1.0, 'stage 2: loss for non-empty masks on normal images')
+    adv_weight: float = weight(1.0, 'adversarial loss of the generators', methods=TRANSFER)
+    dis_weight: float = weight(15.0, 'loss of the discriminators', methods=TRANSFER)
+    cycle_weight: float = weight(10.0, 'cycle consistency (A to B to A)', methods=TRANSFER)
+    identity_weight: float = weight(10.0, 'identity: images of the target domain stay unchanged',
+                                    methods=TRANSFER)
+    cam_weight: float = weight(800.0, 'class-attention loss', methods=TRANSFER)
+    recon_weight: float = weight(0.0, 'reconstruction loss', methods=TRANSFER)
+    localization_weight: float = weight(0.0, 'loss between masks of disease images and '
+                                        'localization maps; 0: train without stage 0',
+                                        methods=TRANSFER[:1])
+    normal_mask_weight: float = weight(0.0, 'loss for non-empty masks on normal images',
+                                       methods=TRANSFER[:1])
+    localizer_normal_weight: float = weight(1.0, 'loss for diseased pixels in normal images',
+                                            methods=LOCALIZER)
+    ce_weight: float = weight(1.0, 'cross entropy on disease images', methods=STUDENT)
+    dice_weight: float = weight(1.0, 'Dice loss on disease images', methods=STUDENT)
+    normal_weight: float = weight(1.0, 'loss for non-empty masks on normal images', methods=STUDENT)
     # advanced: pseudo-labels and outlines
     postprocess: str = option('auto', 'rule from soft mask to segmentation; auto: the one chosen '
                               'on val, else that of the pseudo-labels, else color_edges (published '
@@ -237,22 +247,22 @@ class Config:
                         'turns)', choices=('none', 'mirror', 'flips'), phases=MASK_PHASES,
                         synonyms='flips test_time_augmentation')
     # advanced: augmentation
-    rotate: float = learning(15.0, 'stages 0 and 2: maximum random rotation', at_least=0,
-                             at_most=180, unit='degrees', synonyms='turn rotation')
-    contrast_jitter: bool = learning(False, "stages 0 and 2: random contrast around each image's "
-                                     "median color; for pale lesions", synonyms='fade')
-    blur_jitter: bool = learning(False, 'stage 0: random blur; use it if the two folders differ in '
-                                 'sharpness', synonyms='blur')
+    rotate: float = learning(15.0, 'maximum random rotation', at_least=0, at_most=180,
+                             unit='degrees', synonyms='turn rotation', methods=LOCALIZER + STUDENT)
+    contrast_jitter: bool = learning(False, "random contrast around each image's median color; for "
+                                     'pale lesions', synonyms='fade', methods=LOCALIZER + STUDENT)
+    blur_jitter: bool = learning(False, 'random blur; use it if the two folders differ in '
+                                 'sharpness', synonyms='blur', methods=LOCALIZER)
     # advanced: student
-    localizer_share: float = learning(0.5, "stage 2: weight of the localization map in the "
-                                      "teacher's soft masks; the rest is stage 1", at_least=0,
-                                      at_most=1)
-    normal_batch: int = learning(2, 'stage 2: normal images per iteration', at_least=0,
-                                 at_most=65536)
-    rounds: int = learning(2, 'stage 2: parts of the training; in each a new student learns from '
-                           'the masks of the one before', at_least=1, at_most=100)
-    ema_decay: float = learning(0.98, "stage 2: decay of ema, the student's exponential moving "
-                                "average", at_least=0, at_most=1)
+    localizer_share: float = learning(0.5, "weight of localization maps in the teacher's soft "
+                                      'masks; the rest is stage 1', at_least=0, at_most=1,
+                                      methods=STUDENT)
+    normal_batch: int = learning(2, 'normal images per iteration', at_least=0, at_most=65536,
+                                 methods=STUDENT)
+    rounds: int = learning(2, 'parts of the training; in each a new student learns from '
+                           'the masks of the one before', at_least=1, at_most=100, methods=STUDENT)
+    ema_decay: float = learning(0.98, "decay of ema, the student's exponential moving "
+                                "average", at_least=0, at_most=1, methods=STUDENT)
     # advanced: machine and output
     save_visuals: bool = option(True, 'write translations, overlays and report.html; False: run '
                                 'only the layers of the mask', ADVANCED, phases=('test',),
@@ -438,12 +448,13 @@ PRESETS = (
     ({'method': 'localizer', 'dataset': 'phantom'},
      {'iteration': 200, 'print_freq': 100, 'save_freq': 100}),
 )
+LENGTHS = ('iteration', 'print_freq', 'save_freq')
 TEST_BATCH_SIZE = 8  # ours: without gradients a batch of 8 needs less memory than training does
 
 
 def preset(generation: str = 'first', recipe: str = 'ours', stage: int = 1, dataset: str = '',
-           profile: str = '', phase: str = 'train') -> dict[str, Any]:
-    """The defaults that PRESETS set in a situation."""
+           profile: str = '', phase: str = 'train', quick: bool = False) -> dict[str, Any]:
+    """The defaults that PRESETS set in a situation; with `quick` a tenth of LENGTHS."""
     situation = {'generation': generation, 'recipe': recipe, 'dataset': dataset,
                  'profile': profile or PROFILE_OF.get(dataset, 'generic'),
                  'method': method_of(recipe, stage)}
@@ -451,6 +462,8 @@ def preset(generation: str = 'first', recipe: str = 'ours', stage: int = 1, data
     for condition, row in PRESETS:
         if condition.items() <= situation.items():
             values |= row
+    if quick:
+        values |= {name: max(1, values.get(name, OPTIONS[name].default) // 10) for name in LENGTHS}
     return values if phase == 'train' else values | {'batch_size': TEST_BATCH_SIZE}
 
 
@@ -464,13 +477,15 @@ def resolve(flags: dict[str, Any], saved: dict[str, Any] | None = None, source: 
     saved = saved or {}
     if flags.get('phase', 'train') != 'train' and 'img_size' not in flags:
         check_saved_size(saved, source)
-    inherited = {name: value for name, value in (inherited or {}).items()
-                 if name not in ('stage', 'recipe', 'dataset', 'profile')}
+    inherited, own = inherited or {}, ('stage', 'recipe', 'dataset', 'profile', 'quick')
+    if inherited.get('quick', False) != flags.get('quick', False):
+        own += LENGTHS
+    inherited = {name: value for name, value in inherited.items() if name not in own}
     chosen = inherited | saved | flags
     stage, recipe = chosen.get('stage', 1), chosen.get('recipe', 'ours')
     generation, dataset = chosen.get('generation', 'first'), chosen.get('dataset', 'phantom')
     check_value(OPTIONS['stage'], stage)  # what follows looks up by it
-    bound = {*ARCHITECTURE, 'stage'} | ({'recipe'} if stage == 2 else set())
+    bound = {*ARCHITECTURE, 'stage', 'quick'} | ({'recipe'} if stage == 2 else set())
     if saved.get('light', True):
         bound.discard('img_size')
     if 'stage' in saved and method_of(saved.get('recipe', 'ours'), saved['stage']) in (
@@ -484,5 +499,5 @@ def resolve(flags: dict[str, Any], saved: dict[str, Any] | None = None, source: 
         raise UserError('--stage 2: the second generation has no published stage 2; use '
                         '--generation first, or --recipe ours')
     values = preset(generation, recipe, stage, dataset, chosen.get('profile', ''),
-                    flags.get('phase', 'train'))
+                    flags.get('phase', 'train'), chosen.get('quick', False))
     return Config(**values | chosen)

@@ -145,6 +145,8 @@ def main() -> int:
             flags = vars(build_parser(phase_in(sys.argv[1:])).parse_args())
             phases = {'prepare': workflow.prepare, 'predict': workflow.use_network,
                       'export': workflow.use_network}
+            if ignored := workflow.ignored_flags(flags):
+                print(ignored)
             return phases.get(flags.get('phase'), workflow.run)(flags)
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':  # once on every machine

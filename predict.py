@@ -24,6 +24,7 @@ import dataset
 import image_files
 from config import OPTIONS, Config, resolve
 from inference.model_selection import chosen_rule
+from inference.plausibility import mask_warnings, small_mask
 from inference.postprocess import resize_map, to_bytes, to_segmentation
 from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
@@ -143,6 +144,7 @@ def run(config: Config, predictor: Predictor) -> int:
     names = find_input(paths.input, found, config.modality, problems)
     masks = plan_masks(paths, names, config.probability, problems)
     files = [path for written in masks.values() for path in written]
+    small_masks = []  # of a volume the slice that looks most diseased
     with locked(Path(config.output), '--output'):
         check_paths(config)  # again: another program may have written there
         targets.check(files, [paths.input, *found, *predictor.files], f'--output {paths.output}',
@@ -153,14 +155,19 @@ def run(config: Config, predictor: Predictor) -> int:
             images = [path for path in masks if not nifti.is_volume(path)]
             for path, prediction in predict_images(predictor, images, config.num_workers, problems):
                 writer.add_image(path, names[path], prediction)
+                small_masks.append(small_mask(prediction.probability))
                 bar.update()
             for path in filter(nifti.is_volume, masks):
                 volume = problems.try_to_read(path, nifti.read)
                 if volume and (masks_of_it := try_to_predict(predictor, volume, problems)):
                     writer.add_volume(names[path], volume, *masks_of_it)
+                    fullest = masks_of_it[1].mean((0, 1)).argmax()
+                    small_masks.append(small_mask(masks_of_it[1][..., fullest]))
                     bar.update()
     print(f'{writer.count} predicted by {predictor.rule}, {writer.with_lesion} with lesions; masks '
           f'are in {paths.output}, areas in {paths.table}')
+    for warning in mask_warnings(small_masks):
+        print(warning)
     return problems.report()
 
 

@@ -1,7 +1,6 @@
 """The Trainer: the training loop of every stage, scoring on val, and the test."""
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,22 +13,27 @@ import checkpoint as checkpoints
 import dataset
 from config import Config
 from inference import model_selection
-from inference.evaluation import CaseResult, test_cases, translate_normal, val_masks, val_metrics
+from inference.evaluation import CaseResult, test_cases, translate_normal, val_masks
 from inference.metrics import METRIC_INFO, mean_metrics, segmentation_metrics, summarize
-from inference.postprocess import PSEUDO_LABEL_RULES, REFINING_RULES, to_segmentation
-from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks
+from inference.plausibility import mask_warnings
+from inference.postprocess import to_segmentation
+from inference.soft_masks import mask_network
 from networks import count_parameters
 from reporting.results import ResultFolder, table, write_val_report
 from reporting.training_log import TrainingLog, archive_earlier_run
 from runtime import distributed, preflight, signals
 from runtime.files import make_folder
+from runtime.runs import QUICK_TEXT
+from runtime.time_left import TimeLeft
 from stages.base import Stage
 from stages.label_transfer import LabelTransferStage
 from stages.localizer import LocalizerStage
 from stages.optim import CollapseMonitor, NonFiniteError, NonFiniteGuard
 from stages.pseudo_labels import SPLITS, PseudoLabeler, choose_teacher, find_teacher
 from stages.student import StudentStage
-from utils import UserError, evenly_spaced, pick_device, progress_interval, set_seed
+from stages.trial import seconds_per_iteration
+from stages.validation import Validation
+from utils import UserError, pick_device, progress_interval, set_seed
 
 # by Config.method
 STAGES: dict[str, type[Stage]] = {
@@ -37,7 +41,6 @@ STAGES: dict[str, type[Stage]] = {
     'label_transfer_refine': LabelTransferStage, 'student': StudentStage}
 Source = tuple[checkpoints.Checkpoint, Config]  # and the Config that its network runs by
 GRID_IMAGES = 4  # of trainA in an image grid, and as many of val
-SCORED_IMAGES = 32  # of either folder that the label-free score looks at
 
 
 class Data(NamedTuple):
@@ -52,8 +55,10 @@ class Data(NamedTuple):
 class Trainer:
     """Runs what a Config says; what a training step computes is in `stages/`."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, later: float | None = None) -> None:
+        """`later` are about the seconds of the stages that the same command trains after this one;
+        None where it trains no other."""
+        self.config, self.later = config, later
         self.device = pick_device(config.device)  # with torchrun that of this process
         torch.backends.cudnn.benchmark = config.benchmark_flag
         set_seed(config.seed)
@@ -62,7 +67,8 @@ class Trainer:
         self.iteration = 0
         self.best_ja = None  # best JA on val, percent
         self.best_score = None  # where val has no labels: best label-free score, percent
-        self.label_free = None  # what gives that score, and the images it looks at
+        self.validation: Validation | None = None  # what gives either
+        self.time_left: TimeLeft | None = None  # while training
         self.soft_masks = {'train': None, 'val': None}  # the teacher's, by image stem
         self.last_saved = None  # path of the newest checkpoint of this run
         self.guard, self.collapse = NonFiniteGuard(), CollapseMonitor()
@@ -83,6 +89,7 @@ class Trainer:
                   f'a larger --iteration of --stage {config.stage} goes on')
             return
         self._prepare_run(data)
+        self.time_left = TimeLeft(config.iteration - self.iteration, self.later)
         with self._open_log() as log, self._batches(data) as batches, signals.deferred():
             for batch in batches:
                 self._set_learning_rate()
@@ -91,7 +98,7 @@ class Trainer:
                 if self._grid_due():
                     log.add_image_grid(self.iteration, self._image_grid(data))
                 if self._validation_due():
-                    self._validate_and_save(data, log)
+                    self._validate_and_save(log)
                 elif self.stop_requested:  # unscored: who sends signals does not wait long
                     self._save(log)
                 if self.stop_requested:
@@ -101,10 +108,19 @@ class Trainer:
             if warning := self.stage.final_warning():
                 print(warning)
 
-    def dry_run(self, with_teacher: bool) -> None:
-        """Check what `train` needs, a teacher if it is there; print its plan; write nothing."""
+    def dry_run(self, with_teacher: bool) -> float | None:
+        """Check what `train` needs, a teacher if it is there; print its plan; write nothing.
+        Returns what `seconds_to_train` does."""
         data = self._load_data(with_teacher)
-        preflight.dry_run(self.config, count_parameters(self.config), data.images, data.val_cases)
+        return preflight.dry_run(self.config, count_parameters(self.config), data.images,
+                                 data.val_cases, self.seconds_to_train)
+
+    def seconds_to_train(self, iterations: int) -> float | None:
+        """About how long so many iterations take, by a trial; None where memory may be short."""
+        needed, available = preflight.check_memory(self.config, count_parameters(self.config))
+        if needed > available:
+            return None
+        return iterations * seconds_per_iteration(self.stage_class, self.config, self.device)
 
     # ------------------------------------------------------------------ before the first iteration
 
@@ -119,6 +135,10 @@ class Trainer:
             run_folder = config.run_folder if config.resume else None
             teacher = find_teacher(config, self.device, run_folder)
             preflight.check_memory(config, count_parameters(config))
+            of_teacher = teacher and teacher.checkpoint
+            if of_teacher and of_teacher.config.get('quick') and not config.quick:
+                print(f'warning: the teacher {of_teacher.path} was {QUICK_TEXT}; train its stage '
+                      f'in full first: --stage {of_teacher.config.get("stage", 1)}')
         return Data(images, store, val_cases, teacher)
 
     def _build_stage(self, data: Data, start_from: checkpoints.Checkpoint | None) -> None:
@@ -178,46 +198,15 @@ class Trainer:
                 self.soft_masks['val'] = teacher.masks('valA', val_images)
             if is_main:
                 teacher.keep_copies(folder)
-        if not data.val_cases:
-            self._prepare_label_free_score(data)
+        self.validation = Validation(config, self.device, data.images, data.val_cases,
+                                     self.soft_masks)
+        if not data.val_cases and self.stage.is_scored_without_labels:
+            self.validation.prepare_label_free_score(teacher)
+        if teacher:
+            for warning in self.validation.teacher_warnings():
+                print(warning)
         if config.method == 'student' and config.pseudo_label_rule == 'auto':
-            self._choose_pseudo_label_rule(data)
-
-    def _choose_pseudo_label_rule(self, data: Data) -> None:
-        """The rule that suits the teacher's soft masks best: by the labels of val or, without any,
-        by the label-free score. It belongs to the run from now on."""
-        config = self.config
-        if data.val_cases:
-            scores = model_selection.score_rules_on_val(
-                REFINING_RULES, data.val_cases, self.soft_masks['val'], config.keep_components)
-        elif self.label_free:
-            score, paths = self.label_free
-            scores = model_selection.score_rules(REFINING_RULES, paths, self.soft_masks['train'],
-                                                 score, config.keep_components)
-        else:  # then color_edges
-            return
-        best = max(scores, key=scores.get)
-        self.config = self.stage.config = replace(config, pseudo_label_rule=best)
-        print(f'pseudo-labels: {best} ({"val JA" if data.val_cases else "label-free score"}: '
-              + ', '.join(f'{rule} {score:.1f}' for rule, score in scores.items()) + ')')
-
-    def _prepare_label_free_score(self, data: Data) -> None:
-        """Without val labels a localizer, if there is one, tells which checkpoints are good."""
-        config = self.config
-        if not self.stage.is_scored_without_labels:
-            return
-        try:
-            localizer = (data.teacher.checkpoint if config.trained_by_localizer
-                         else checkpoints.read(checkpoints.choose_for_test(
-                             config.result_folder, config.dataset, stage=0)))
-        except UserError:
-            print('no val labels and no localizer: the newest checkpoint counts as the best')
-            return
-        of_localizer = config_of_network(localizer, config)
-        score = model_selection.LabelFreeScore(
-            mask_network(localizer, of_localizer, self.device), of_localizer.size, self.device)
-        score.learn_normal(evenly_spaced(data.images['B'], SCORED_IMAGES))
-        self.label_free = score, evenly_spaced(data.images['A'], SCORED_IMAGES)
+            self.config = self.stage.config = self.validation.with_pseudo_label_rule()
 
     def _open_log(self) -> TrainingLog:
         return TrainingLog(self.config.result_folder, self.config.stage, self.iteration,
@@ -273,6 +262,8 @@ class Trainer:
         losses = {name: values[name] for name in self.stage.loss_names}
         if message := self.guard.watch(losses, values['skipped'], self.iteration):
             tqdm.write(message)
+        if message := self.time_left.tick():
+            tqdm.write(message)
         if self.stage.watches_masks and (message := self.collapse.watch(values['mask_share'])):
             tqdm.write(f'iteration {self.iteration}: {message}')
         shown = {name: f'{values[name]:.4g}' for name in self.stage.progress_names}
@@ -308,54 +299,20 @@ class Trainer:
 
     # ------------------------------------------------------------------- validation and saving
 
-    def _validate_and_save(self, data: Data, log: TrainingLog) -> None:
-        improved, text = False, ''
-        if data.val_cases:
-            metrics = self._val_metrics(data.val_cases)
-            log.add_val(self.iteration, metrics)
-            if improved := self.best_ja is None or metrics['JA'] > self.best_ja:
-                self.best_ja = metrics['JA']
-            text = 'val ' + ' '.join(f'{name} {value:.1f}' for name, value in metrics.items())
-        elif self.label_free:
-            score = self._label_free_score()
-            log.add_score(self.iteration, score)
-            if improved := self.best_score is None or score > self.best_score:
-                self.best_score = score
-            text = f'label-free score {score:.1f}'
-        if text:
-            tqdm.write(f'iteration {self.iteration}: {text}' + ' (best so far)' * improved)
+    def _validate_and_save(self, log: TrainingLog) -> None:
+        improved = False
+        if score := self.validation.score(self.stage):
+            if score.metrics:
+                log.add_val(self.iteration, score.metrics)
+                if improved := self.best_ja is None or score.value > self.best_ja:
+                    self.best_ja = score.value
+            else:
+                log.add_score(self.iteration, score.value)
+                if improved := self.best_score is None or score.value > self.best_score:
+                    self.best_score = score.value
+            tqdm.write(f'iteration {self.iteration}: {score.text}' + ' (best so far)' * improved
+                       + f'; {self.time_left.text}' * bool(self.time_left.text))
         self._save(log, improved)
-
-    def _val_metrics(self, cases: list[dataset.Case]) -> dict[str, float]:
-        """Mean metrics of the network in training over labeled cases, percent. Where the user names
-        no rule of post-processing: by the best of those for pseudo-labels (published: Otsu's)."""
-        config = self.config
-        rules = [config.postprocess]
-        if config.postprocess in ('auto', 'none'):
-            rules = ['otsu'] if config.recipe == 'published' else PSEUDO_LABEL_RULES
-        self.stage.networks.eval()
-        rows = val_metrics(self.stage.mask_network, cases, config, self.device,
-                           self._conditioning('val'), rules)
-        means = [mean_metrics(of_rule) for of_rule in zip(*rows, strict=True)]
-        return max(means, key=lambda mean: mean['JA'])
-
-    def _label_free_score(self) -> float:
-        """Mean score of the network in training over disease images of trainA, percent."""
-        (score, paths), config = self.label_free, self.config
-
-        def score_of(soft: SoftMask) -> float:
-            image = np.asarray(dataset.read_image(soft.path))
-            lesion = to_segmentation(soft.mask, config.default_rule, image, 1, config)
-            return score(soft.path, lesion)
-
-        self.stage.networks.eval()
-        scores = soft_masks(self.stage.mask_network, distributed.shard(paths), config, self.device,
-                            self._conditioning('train'), finish=score_of)
-        return float(np.mean(distributed.gather(list(scores))))
-
-    def _conditioning(self, part: str) -> dict[str, Path] | None:
-        """The teacher's soft masks of train or val, where the network takes them."""
-        return self.soft_masks[part] if self.config.takes_conditioning else None
 
     def _save(self, log: TrainingLog, is_best: bool = False) -> None:
         """Write the checkpoint of this iteration, and delete what --keep_checkpoints no longer
@@ -401,7 +358,8 @@ class Trainer:
             conditioning = teacher.masks('valA', paths) if teacher else None
             masks.append(val_masks(source, of_source, paths, conditioning, self.device))
         rows = model_selection.score(cases, sources, masks)
-        print(model_selection.table(rows))
+        print(f'{len(cases)} labeled val images; of {len(rows)} rows the best of each checkpoint:\n'
+              + model_selection.table(rows))
         if distributed.is_main_process():
             self._write_choice(folder, cases, sources, masks, rows)
 
@@ -410,22 +368,27 @@ class Trainer:
         """val.json, report.html and, of a run, best.pt; `rows` best first, of files in `folder`."""
         config, best = self.config, rows[0]
         target = make_folder(model_selection.choice_folder(config, sources[0][0]))
-        model_selection.write(target, config.dataset, len(cases), rows)
+        model_selection.write(target, len(cases), config, rows)
         if target == folder:  # elsewhere best.pt is a file of the user
             checkpoints.mark_best(folder / best['file'])
-            print(f'{folder / "best.pt"} is {best["file"]}')
+            if best['file'] != 'best.pt':
+                print(f'{folder / "best.pt"} is {best["file"]}')
         rule = model_selection.rule_text(best)
-        print(f'best: JA {best["JA"]:.1f} with {rule}, which test of it will use')
+        print(f'best: JA {best["JA"]:.1f} percent, the mean over {len(cases)} labeled val images, '
+              f'with {rule}, which test and predict of it will use')
+        print(f'all {len(rows)} rows are in {target / "val.json"}')
         best_masks = next(of_source for (source, _), of_source in zip(sources, masks, strict=True)
                           if checkpoints.fingerprint(source) == best['fingerprint'])
         facts = {'checkpoint': str(folder / best['file']), 'iteration': str(best['iteration']),
-                 'postprocess': rule}
+                 'postprocess': rule} | ({'length': QUICK_TEXT} if config.quick else {})
         write_val_report(
             target / 'report.html', config.dataset, facts, cases, best_masks, METRIC_INFO,
             segment=lambda mask, image: to_segmentation(mask, best['rule'], image,
                                                         best['crf_t'] or 1, config),
             compute_metrics=segmentation_metrics, summarize=summarize)
-        print(f'images are in {target / "report.html"}')
+        if config.quick:
+            print(QUICK_TEXT)
+        print(f'open {target / "report.html"}')
 
     def pseudo_mask(self) -> None:
         """The stage-1 soft masks of trainA, val and testA as folders syn_* of the result folder."""
@@ -461,7 +424,10 @@ class Trainer:
             return 1 if problems.reasons else 0
         used = {'dataset': config.dataset, 'stage': config.stage, 'checkpoint': str(source.path),
                 'postprocess': rule, 'crf_t': exponent if rule == 'crf' else None,
-                'clear_corners': config.clear_corners}
+                'clear_corners': config.clear_corners,
+                'rule_origin': model_selection.origin_of_rule(config, source),
+                'length': QUICK_TEXT if config.quick else None,
+                'warnings': mask_warnings([outcome.small_mask for outcome in outcomes])}
         if teacher:
             used['teacher'] = teacher.origin
         if problems.reasons:
@@ -488,7 +454,7 @@ class Trainer:
             results.write_report(used, cases, rows, METRIC_INFO, summarize)
         results.finish()
         rule = model_selection.rule_text({'rule': used['postprocess'], 'crf_t': used['crf_t']})
-        print(f'post-processing: {rule}')
+        print(f'post-processing: {rule} ({used["rule_origin"]})')
         if rows:
             print(table(summarize(rows), len(rows), len(cases)))
         else:
@@ -497,4 +463,7 @@ class Trainer:
         if blank := sum(outcome.is_blank for outcome in outcomes):
             print(f'{blank} of {len(cases)} segmentations are empty or cover over 90 % of the '
                   'image')
-        print(f'results are in {results.final}')
+        print(*used['warnings'], *filter(None, [used['length']]),
+              f'results are in {results.final}', sep='\n')
+        if self.config.save_visuals:
+            print(f'open {results.final / "report.html"}')

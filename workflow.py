@@ -1,17 +1,29 @@
 """Which runs one command line stands for, and carrying them out one after the other."""
 import json
+import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from config import ARCHITECTURE, SAVED, Config, resolve
+from config import ARCHITECTURE, OPTIONS, SAVED, Config, method_of, resolve
 from runtime import signals
 from runtime.files import TEXT
 from runtime.lock import locked
-from runtime.runs import checkpoints_of, last_trained
+from runtime.runs import (
+    METHOD_TEXTS,
+    QUICK_TEXT,
+    STAGES,
+    checkpoints_of,
+    iterations_left,
+    last_trained,
+    numbered,
+    stage_text,
+)
 from runtime.staging import remove_leftovers
+from runtime.time_left import duration_text
 from utils import UserError, pick_device, printable
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
@@ -73,6 +85,7 @@ def plan(flags: Flags) -> list[Run]:
         if config.localization_weight and not config.teacher and not is_resumed:
             if checkpoints_of(resolve(localizer)):
                 localizer['resume'] = True  # one that is there is kept, and one begun is finished
+                localizer.pop('quick', None)
             runs.insert(0, Run(localizer))
         return runs
     if config.recipe == 'ours':
@@ -85,6 +98,25 @@ def plan(flags: Flags) -> list[Run]:
     val = {name: flags[name] for name in OF_VAL if name in flags}
     val |= {'phase': 'val', 'stage': runs[-1].flags['stage']}
     return [*runs, Run(val, is_final_val=True)]
+
+
+def ignored_flags(flags: Flags) -> str:
+    """A line that names the flags without effect, those of other phases or stages; '' if none."""
+    phase = flags.get('phase', 'train')
+    stages = {run.flags.get('stage') for run in plan(flags) if not run.is_final_val}
+    # the recipe of a resumed run is that of its checkpoint
+    recipes = [flags.get('recipe', 'ours')] if 'recipe' in flags or not flags.get('resume') else (
+        'ours', 'published')
+    methods = {method_of(recipe, stage) for recipe in recipes for stage in stages - {None}}
+    ignored = []
+    for name in flags:
+        phases, own = OPTIONS[name].metadata['phases'], OPTIONS[name].metadata['methods']
+        if phase not in phases:
+            ignored.append(f'--{name} (of --phase {", ".join(phases)})')
+        elif phase == 'train' and own and not methods & {*own}:
+            own_stages = [str(stage) for stage in STAGES if method_of('ours', stage) in own]
+            ignored.append(f'--{name} (of stage {" and ".join(own_stages)})')
+    return f'ignored here: {", ".join(ignored)}' if ignored else ''
 
 
 # ---------------------------------------------------------------------------------- checkpoints
@@ -212,6 +244,7 @@ def run(flags: Flags) -> int:
     check_torch()
     import dataset
     from runtime import distributed
+    from runtime.preflight import device_text
     from trainer import Trainer
     first = resolve(runs[0].flags)
     device = distributed.init(first.device)
@@ -222,12 +255,14 @@ def run(flags: Flags) -> int:
             for part in runs:  # all of them first, so that none is refused after others were done
                 if first.phase == 'train' and not part.is_final_val:
                     locks.enter_context(locked(resolve(part.flags).run_folder))
-        if len(runs) > 1 and 1 not in (part.flags['stage'] for part in runs):
-            print(WITHOUT_STAGE_1)
+        print(f'device: {device_text(pick_device(device))}')
+        configs = training_configs(runs)
+        if len(configs) > 1:
+            say_what_comes(runs, configs)
         if first.dry_run:
-            dry_run(runs)
+            dry_run(configs)
             return 0
-        code = 0
+        code, later = 0, later_seconds(configs)
         for part in runs:
             part_flags = part.flags | {'device': device}
             if part.is_final_val:
@@ -238,11 +273,13 @@ def run(flags: Flags) -> int:
                 what = ': what val chooses' if part.is_final_val else ''
                 print(f'--- stage {part.flags["stage"]}{what}', flush=True)
             config, sources = read_checkpoints(part_flags)
+            if first.phase != 'train':
+                print(stage_and_why(flags, config))
             if first.phase in ('val', 'test') and distributed.is_main_process():
                 folder = folder_of_results(config, sources[0][0])
                 locks.enter_context(locked(folder))
                 locks.callback(remove_leftovers, folder / sources[0][0].path.stem)
-            trainer = Trainer(config)
+            trainer = Trainer(config, later.get(config.stage))
             try:
                 if config.phase == 'train':
                     with saying_how_to_resume(trainer):
@@ -258,6 +295,9 @@ def run(flags: Flags) -> int:
             del trainer, sources  # networks have to be gone before processes part
             if code or signals.stop_reason:
                 break
+        else:
+            if first.phase == 'train':
+                say_what_follows(flags, first, runs)
         distributed.shutdown()
     return code
 
@@ -272,7 +312,7 @@ def folder_of_results(config: Config, source: 'Checkpoint') -> Path:
 
 def use_network(flags: Flags) -> int:
     """predict and export, which need a checkpoint and no data set. The exit code."""
-    flags = plan(flags)[0].flags
+    flags_given, flags = flags, plan(flags)[0].flags
     config = resolve(flags)
     check_torch()
     import predict
@@ -286,6 +326,9 @@ def use_network(flags: Flags) -> int:
     print(f'checkpoint: {path}')
     options = {name: value for name, value in flags.items() if name not in ('checkpoint', 'device')}
     predictor = predict.Predictor(path, config.device, **options)
+    print(stage_and_why(flags_given, predictor.config))
+    if predictor.config.quick:
+        print(QUICK_TEXT)
     use = predict.run if config.phase == 'predict' else export.run
     return use(predictor.config, predictor)
 
@@ -310,19 +353,106 @@ def prepare_data_folder(config: Config) -> None:
     distributed.barrier()
 
 
-def dry_run(runs: list[Run]) -> None:
-    """Print what a training would do; raises UserError where it could not be done."""
-    from trainer import Trainer
-    of_stage_1 = None
+def training_configs(runs: list[Run]) -> list[Config]:
+    """The Config of each training of the plan, as far as it is known before the first one ran."""
+    import checkpoint as checkpoints
+    configs = []
     for part in runs:
         config = resolve(part.flags)
         if config.phase != 'train':
             continue
-        if config.stage == 2:
-            config = resolve(part.flags, inherited=inherited_options(config, of_stage_1))
-        of_stage_1 = config.saved_values()
-        Trainer(config).dry_run(part is runs[0])  # other teachers are yet to be trained
+        if found := config.resume and checkpoints_of(config):
+            with suppress(UserError):  # said when its turn comes
+                saved = checkpoints.read(found[-1]).config
+                config = resolve(part.flags, saved, str(found[-1]))
+        elif config.stage == 2 and (configs or config.dry_run):
+            of_teacher = configs[-1].saved_values() if configs else None
+            config = resolve(part.flags, inherited=inherited_options(config, of_teacher))
+        configs.append(config)
+    return configs
+
+
+def dry_run(configs: list[Config]) -> None:
+    """Print what a training would do; raises UserError where it could not be done."""
+    from trainer import Trainer
+    seconds = [Trainer(config).dry_run(config is configs[0])  # other teachers are yet to be trained
+               for config in configs]
+    if len(seconds) > 1 and None not in seconds:
+        print(f'{duration_text(sum(seconds))} over all stages, without scoring on val')
     print('dry run: nothing was written')
+
+
+def later_seconds(configs: list[Config]) -> dict[int, float]:
+    """By stage, about how long the stages after it train; {} where there is only one."""
+    from trainer import Trainer
+    if len(configs) < 2:
+        return {}
+    later, seconds = {}, 0.0
+    for config in reversed(configs):
+        later[config.stage] = seconds
+        if config is not configs[0] and iterations_left(configs[0]):
+            seconds += Trainer(config).seconds_to_train(iterations_left(config)) or 0
+    return later
+
+
+# --------------------------------------------------------------------------------- what is said
+
+
+def say_what_comes(runs: list[Run], configs: list[Config]) -> None:
+    """Print which stages a training goes through, and why these."""
+    stages = [config.stage for config in configs]
+    if stages == [0, 1]:
+        kept = '' if iterations_left(configs[0]) else ' (it is there already, and kept)'
+        print(f'stage 1 learns from the localization maps of stage 0, so that comes first{kept}; '
+              '--localization_weight 0 trains without it')
+    elif stages == [0, 2]:
+        print(WITHOUT_STAGE_1)
+    what = [stage_text(config) for config in configs]
+    if runs[-1].is_final_val:
+        what.append('val, which chooses checkpoint and post-processing, if there are labels')
+    print(f'to come: {"; ".join(what)}')
+    if configs[-1].quick:
+        print('--quick: a tenth of the usual length, to see whether all goes well; results are '
+              'marked')
+
+
+def stage_and_why(flags: Flags, config: Config) -> str:
+    """The stage of the network that a command uses, and why this one, to print."""
+    if flags.get('checkpoint'):
+        why = 'that of the file given'
+    elif 'stage' in flags:
+        why = 'as --stage says'
+    elif last_trained(config) is None:
+        why = f'that of the file in model/, since {config.result_folder} holds no run'
+    else:
+        others = [str(stage) for stage in STAGES if stage != config.stage
+                  and checkpoints_of(replace(config, stage=stage))]
+        why = 'the stage trained last' + (
+            f'; --stage {" or ".join(others)} uses another' if others else '')
+    return f'stage {config.stage} ({METHOD_TEXTS[config.method]}): {why}'
+
+
+def say_what_follows(flags: Flags, first: Config, runs: list[Run]) -> None:
+    """Print after a training which later stages are now stale, and how to test."""
+    import checkpoint as checkpoints
+    trained = [part.flags['stage'] for part in runs if not part.is_final_val]
+    for stage in STAGES:
+        folder = first.result_folder / f'model{stage}'
+        for name in ('teacher.pt', 'localizer.pt') if numbered(folder, first.dataset) else ():
+            if not (folder / name).is_file():
+                continue
+            teacher = checkpoints.read(folder / name)
+            of_stage = teacher.config.get('stage', 1)
+            now = checkpoints.best_of_run(first.result_folder / f'model{of_stage}', first.dataset)
+            if of_stage in trained and now and checkpoints.fingerprint(
+                    checkpoints.read(now)) != checkpoints.fingerprint(teacher):
+                print(f'stage {stage} is stale: the networks in {folder} learned from another '
+                      f'stage {of_stage} than {now} is now; to train it again: --phase train '
+                      f'--stage {stage}')
+                break
+    again = [f'--{name} {shlex.quote(str(flags[name]))}'
+             for name in ('dataset', 'data_root', 'result_dir') if name in flags]
+    print('next: ' + ' '.join(['python main.py --phase test', *again]))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from inference.metrics import segmentation_metrics
 from inference.model_selection import LabelFreeScore
 from inference.postprocess import segment
 from inference.soft_masks import SoftMask, mask_network, soft_masks
-from trainer import SCORED_IMAGES
+from stages.validation import SCORED_IMAGES
 from utils import evenly_spaced, pick_device
 
 

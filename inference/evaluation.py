@@ -12,6 +12,7 @@ import checkpoint as checkpoints
 import dataset
 from config import NETWORKS_OF, Config
 from inference.metrics import segmentation_metrics
+from inference.plausibility import small_mask
 from inference.postprocess import RULES_WITH_IMAGE, to_segmentation, worker_pool
 from inference.soft_masks import SoftMask, mask_network, soft_masks
 from reporting.results import ResultFolder
@@ -24,6 +25,7 @@ NEARLY_ALL = 0.9  # of the image; a segmentation of more is reported
 class CaseResult(NamedTuple):
     metrics: dict[str, float] | None  # percent; None without a label
     is_blank: bool  # whether the segmentation is empty or covers nearly all of the image
+    small_mask: np.ndarray  # the soft mask, see plausibility.small_mask
 
 
 def val_masks(source: checkpoints.Checkpoint, config: Config, paths: list[Path],
@@ -60,7 +62,7 @@ def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, de
         case = by_path[soft.path]
         results.write_network_output(case, soft, teacher_masks and teacher_masks[case.name])
         if rule == 'none':
-            return CaseResult(None, False)
+            return CaseResult(None, False, small_mask(soft.mask))
         image = (np.asarray(dataset.read_image(case.image))
                  if rule in RULES_WITH_IMAGE or config.save_visuals else None)
         label = dataset.read_label(case.label, case.image) if case.label else None
@@ -69,7 +71,8 @@ def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, de
                                    label)
         metrics = None if label is None else {
             'name': case.name, **segmentation_metrics(segmentation, label)}
-        return CaseResult(metrics, not 0 < segmentation.mean() <= NEARLY_ALL)
+        return CaseResult(metrics, not 0 < segmentation.mean() <= NEARLY_ALL,
+                          small_mask(soft.mask))
 
     with worker_pool() if rule == 'crf' else nullcontext() as pool:
         rows = soft_masks(network, list(by_path), config, device,

@@ -134,18 +134,23 @@ def rule_text(row: dict[str, Any]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows of `score`, to print."""
+    """Of the rows of `score` the best of each checkpoint, to print."""
+    best = {}
+    for row in rows:
+        best.setdefault(row['fingerprint'], row)
+    rows = list(best.values())
     width = max(len(row['file']) for row in rows)
     lines = ['checkpoint'.ljust(width) + '  iteration  post-processing'
-             + ''.join(f'{metric:>7}' for metric in METRICS) + '  percent']
+             + ''.join(f'{metric:>7}' for metric in METRICS) + '  percent, 0 to 100']
     lines += [f'{row["file"]:{width}}{row["iteration"]:11}  {rule_text(row):15}'
               + ''.join(f'{row[metric]:7.1f}' for metric in METRICS) for row in rows]
     return '\n'.join(lines)
 
 
-def write(folder: Path, dataset_name: str, images: int, rows: list[dict[str, Any]]) -> None:
+def write(folder: Path, images: int, config: Config, rows: list[dict[str, Any]]) -> None:
     """val.json: the number of images, the best row and all rows, best first."""
-    content = {'dataset': dataset_name, 'images': images, 'best': rows[0], 'rows': rows}
+    content = {'dataset': config.dataset, 'images': images, 'quick': config.quick,
+               'best': rows[0], 'rows': rows}
     with atomic_write(folder / 'val.json') as temporary:
         temporary.write_text(json.dumps(content, indent=1) + '\n')
 
@@ -157,6 +162,14 @@ def chosen_rule(config: Config, checkpoint: checkpoints.Checkpoint) -> tuple[str
     rule = (config.postprocess if config.postprocess != 'auto'
             else choice.get('rule', config.default_rule))
     return rule, config.crf_t or choice.get('crf_t') or 1
+
+
+def origin_of_rule(config: Config, checkpoint: checkpoints.Checkpoint) -> str:
+    """Where the rule of `chosen_rule` comes from, to print."""
+    if config.postprocess != 'auto':
+        return 'given by --postprocess'
+    return ('chosen on val' if 'rule' in stored_choice(checkpoint, config)
+            else 'the default, since --phase val has not scored this checkpoint')
 
 
 def choice_folder(config: Config, checkpoint: checkpoints.Checkpoint) -> Path:

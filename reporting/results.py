@@ -94,8 +94,9 @@ class ResultFolder:
         metrics = {row['name']: {name: row[name] for name in metric_info} for row in rows}
         by_ja = sorted(cases, key=lambda case: metrics.get(case.name, {}).get('JA', 101))
         shown = set(by_ja[:MAX_IN_REPORT])
-        facts = {name.replace('_', ' '): str(value) for name, value in used.items()
-                 if value not in (None, False, [])}
+        facts = {name.replace('_', ' '):
+                 '; '.join(map(str, value)) if isinstance(value, list) else str(value)
+                 for name, value in used.items() if value not in (None, False, [])}
         if len(cases) > len(shown):
             facts['shown below'] = f'{len(shown)} of {len(cases)} images, those of lowest JA first'
         entries = (report.Entry(case.name, self._images_of(case), metrics.get(case.name))
@@ -147,7 +148,7 @@ def write_val_report(path: Path, dataset_name: str, facts: dict[str, str], cases
 def table(summary: Summary, labeled_count: int, case_count: int) -> str:
     """Mean, median, lowest and highest of all metrics over the labeled cases, to print."""
     lines = [f'{labeled_count} of {case_count} images have labels'.ljust(32)
-             + ''.join(f'{name:>8}' for name in summary['mean']) + '  percent']
+             + ''.join(f'{name:>8}' for name in summary['mean']) + '  percent, 0 to 100']
     for statistic, values in summary.items():
         lines.append(statistic.ljust(32) + ''.join(f'{value:8.1f}' for value in values.values()))
     return '\n'.join(lines)

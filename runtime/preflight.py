@@ -3,13 +3,15 @@
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from config import STUDENT_NETWORKS, Config
 from runtime.files import TEXT
-from runtime.runs import checkpoints_of
+from runtime.runs import METHOD_TEXTS, checkpoints_of, iterations_left
+from runtime.time_left import duration_text
 from utils import UserError, pick_device
 
 # Bytes that training needs at its peak, as fitted to peaks measured on a CPU (docs/performance.md):
@@ -24,9 +26,6 @@ PRETRAINED_CHANNELS = 1200  # of EfficientNet-Lite0 and its decoder
 MASK_MAPS = {'first': 6, 'second': 4, 'localizer': 3, 'unet student': 13}
 MASK_CHANNELS = 70
 REFUSED_FROM = 2  # times the available memory; the estimate is not exact
-METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
-                'label_transfer_refine': 'label transfer given stage-1 soft masks',
-                'student': 'student'}
 
 
 def memory_needed(config: Config, counts: dict[str, int]) -> float:
@@ -102,14 +101,18 @@ def check_disk(config: Config, counts: dict[str, int]) -> tuple[float, float]:
 
 
 def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]],
-            val_cases: list) -> None:
+            val_cases: list, seconds_of: Callable[[int], float | None]) -> float | None:
     """Print what training would do and need; nothing is written. `images` are the training images
-    of domains A and B, `val_cases` the labeled ones of val. Raises UserError if it cannot run."""
+    of domains A and B, `val_cases` the labeled ones of val; `seconds_of` tells how long so many
+    iterations take, as is returned. Raises UserError if it cannot run."""
     disk, free = check_disk(config, counts)
     needed, available = check_memory(config, counts)
     folder = config.run_folder
     resumes = config.resume and checkpoints_of(config)
+    seconds = seconds_of(iterations_left(config))
     replaces = not config.resume and folder.is_dir() and any(folder.iterdir())
+    time = ('not tried, since memory may be short' if seconds is None else
+            f'{duration_text(seconds)}, without scoring on val')
     height, width = config.size
     batch = ' + '.join(str(count) for count in config.batch_counts.values())
     print(f'stage {config.stage}: {METHOD_TEXTS[config.method]} ({config.recipe} recipe), '
@@ -119,13 +122,23 @@ def dry_run(config: Config, counts: dict[str, int], images: dict[str, list[Path]
           f'  network   {sum(counts.values()):,} parameters ({", ".join(counts)}), ch {config.ch}, '
           f'images of {width}×{height}\n'
           f'  training  {config.iteration} iterations of {batch} images, lr {config.lr:g}, '
-          f'seed {config.seed}\n'
+          f'seed {config.seed}{", a tenth of the usual length (--quick)" * config.quick}\n'
+          f'  time      {time}\n'
           f'  memory    about {size_text(needed)} of {size_text(available)} '
           f'({pick_device(config.device)})\n'
           f'  disk      {size_text(disk)} for checkpoints every {config.save_freq} iterations; '
           f'{size_text(free)} free\n'
           f'  writes    {folder}' + replaces * (
               f'; the earlier run there would be moved to {config.result_folder}/earlier_…'))
+    return seconds
+
+
+def device_text(device: torch.device) -> str:
+    """A device and what it computes with, to print."""
+    if device.type == 'cuda':
+        return f'{device} ({torch.cuda.get_device_name(device)})'
+    threads = torch.get_num_threads()
+    return f'{device}, {threads} thread{"s" * (threads > 1)}'
 
 
 def size_text(count: float) -> str:

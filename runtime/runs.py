@@ -1,4 +1,5 @@
-"""What runs left in a result folder: their checkpoints by iteration, and the order of the stages.
+"""What runs left in a result folder: their checkpoints by iteration, and the order of the stages;
+what is still to be done, in words.
 Names are compared, never used as patterns, and no file's time counts."""
 import json
 import re
@@ -8,6 +9,10 @@ from config import Config
 from runtime.files import TEXT, atomic_write
 
 STAGES = (0, 1, 2)
+METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
+                'label_transfer_refine': 'label transfer given stage-1 soft masks',
+                'student': 'student'}
+QUICK_TEXT = 'trained with --quick, a tenth of the usual length'
 
 
 def numbered(folder: Path, dataset: str) -> list[Path]:
@@ -49,3 +54,20 @@ def last_trained(config: Config) -> int | None:
                if numbered(config.result_folder / f'model{stage}', config.dataset)]
     return max(trained, default=None, key=lambda stage: (
         order.index(stage) if stage in order else -1, stage))
+
+
+def iterations_left(config: Config) -> int:
+    """How many iterations a training is to do; of a resumed one those after its checkpoint."""
+    done = checkpoints_of(config)[-1:] if config.resume else []
+    return max(0, config.iteration - sum(int(path.stem.rpartition('_')[2]) for path in done))
+
+
+def stage_text(config: Config) -> str:
+    """What a training is to do, to print."""
+    left, text = iterations_left(config), f'stage {config.stage} ({METHOD_TEXTS[config.method]})'
+    if not config.resume:
+        return f'{text}, {left} iterations'
+    if not checkpoints_of(config):
+        return (f'{text}, {left} iterations from the beginning (nothing to resume in '
+                f'{config.run_folder})')
+    return f'{text}, {left} iterations to go' if left else f'{text}, done already'

@@ -101,6 +101,28 @@ def test_flags_win_over_checkpoints_over_what_is_inherited_over_presets():
         2, 'x', 'ours', '', 1)
 
 
+def test_a_quick_run_has_a_tenth_of_the_length():
+    for situation in ({'stage': 0}, {'stage': 2}, {'recipe': 'published'}, {'dataset': 'phantom'}):
+        whole, quick = (resolve({'dataset': 'x', **situation, 'quick': value})
+                        for value in (False, True))
+        for name in ('iteration', 'save_freq', 'print_freq'):
+            assert getattr(quick, name) == getattr(whole, name) // 10, (situation, name)
+        assert dataclasses.replace(whole, quick=True, iteration=quick.iteration,
+                                   save_freq=quick.save_freq, print_freq=quick.print_freq) == quick
+    assert resolve({'quick': True, 'iteration': 7}).iteration == 7
+    # a resumed run keeps its length, and another length is another run
+    saved = resolve({'quick': True, 'stage': 0}).saved_values()
+    assert resolve({}, saved).iteration == saved['iteration']
+    with pytest.raises(UserError, match='--quick False contradicts x.pt'):
+        resolve({'quick': False}, saved, 'x.pt')
+    # the published stage 2 inherits the length of stage 1, but not that of a quick one
+    published = {'stage': 2, 'recipe': 'published', 'dataset': 'x'}
+    for of_teacher, flag, expected in ((False, False, 77), (True, True, 77), (True, False, 1500),
+                                       (False, True, 150)):
+        assert resolve(published | {'quick': flag}, inherited={
+            'iteration': 77, 'quick': of_teacher}).iteration == expected
+
+
 def test_a_flag_may_not_contradict_the_networks_of_a_file():
     full = Config(ch=8, stage=1, light=False).saved_values()
     for name, value in {'generation': 'second', 'ch': 9, 'n_res': 5, 'light': True, 'n_dis': 5,

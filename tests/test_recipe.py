@@ -12,13 +12,27 @@ RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 2]
 
 
 def test_localizer_and_student_of_one_command(places, small_stages):
-    out = places.done(*RUN, '--save_freq', 1)
+    out = places.done(*RUN, '--save_freq', 1, '--quick', '--cycle_weight', 3)
+    assert 'ignored here: --n_res (of stage 1), --n_dis (of stage 1), --cycle_weight (of' in out
+    assert ('to come: stage 0 (localizer), 1 iterations; stage 2 (student), 2 iterations; val, '
+            in out)
     assert out.index('stage 1 ') < out.index('--- stage 0') < out.index('--- stage 2: what val')
+    assert out.splitlines()[-2:] == [f'open {places.results}/model2/report.html',
+                                     'next: python main.py --phase test ' + ' '.join(
+                                         map(str, places.flags[:6]))]
     assert f'teacher: {places.results}/model0/best.pt' in out
     assert not (places.results / 'model1').exists()
     config = checkpoints.read(places.results / 'model2' / 'best.pt').config
-    assert f'pseudo-labels: {config["pseudo_label_rule"]} (val JA: color_edges' in out
-    assert 'model2/best.pt' in places.done('--phase', 'test')
+    assert (f'pseudo-labels: {config["pseudo_label_rule"]} (val JA of 2 labeled images, percent: '
+            'color_edges' in out)
+    tested = places.done('--phase', 'test', '--rounds', 3)
+    assert 'ignored here: --rounds (of --phase train)\n' in tested and 'model2/best.pt' in tested
+    assert 'stage 2 (student): the stage trained last; --stage 0 uses another\n' in tested
+    assert tested.splitlines()[-1] == f'open {places.results}/test2/best/report.html'
+    # what a quick run made says so
+    assert 'quick' in tested and read_json(places.results / 'model2' / 'val.json')['quick']
+    for report in ('model2/report.html', 'test2/best/report.html', 'test2/best/metrics.json'):
+        assert 'trained with --quick' in (places.results / report).read_text('utf-8')
     # an earlier stage 1 does not teach the student of a run of all stages
     (places.results / 'model1').mkdir()
     shutil.copy(places.results / 'model0' / 'best.pt', places.results / 'model1' / 'best.pt')
@@ -41,7 +55,8 @@ def test_all_stages_then_test_without_flags(all_stages):
 
     rule = read_json(results / 'model2' / 'val.json')['best']['rule']
     out = all_stages.done('--phase', 'test')
-    assert 'model2/best.pt' in out and f'post-processing: {rule}' in out
+    assert 'model2/best.pt' in out and f'post-processing: {rule} (chosen on val)\n' in out
+    assert 'quick' not in out
     assert (results / 'test2' / 'best' / 'segmentation' / 't0.png').is_file()
     all_stages.done('--phase', 'test', '--stage', 1)  # needs no localizer
     all_stages.done('--phase', 'test', '--stage', 0)
@@ -51,7 +66,11 @@ def test_all_stages_then_test_without_flags(all_stages):
 def test_stage_1_anew_keeps_the_localizer_and_then_is_what_a_test_takes(all_stages, small_stages):
     localizer = all_stages.results / 'model0' / 'best.pt'
     before = localizer.stat().st_mtime_ns
-    assert 'already is at iteration 2' in all_stages.done(*RUN, '--stage', 1)
+    out = all_stages.done(*RUN, '--stage', 1, '--seed', 1)
+    assert 'stage 1 learns from the localization maps of stage 0' in out
+    assert 'stage 0 (localizer), done already; stage 1 (label transfer), 2 iterations\n' in out
+    assert 'already is at iteration 2' in out
+    assert f'stage 2 is stale: the networks in {all_stages.results}/model2 learned from' in out
     assert localizer.stat().st_mtime_ns == before
     assert 'model1/best.pt' in all_stages.done('--phase', 'test', *ONLY_MASKS)
 
@@ -97,7 +116,7 @@ def test_without_val_labels_the_best_is_chosen_by_the_label_free_score(places, s
     out = places.done(*RUN, '--save_freq', 1, '--keep_checkpoints', 9)
     out += places.done(*RUN, '--save_freq', 1, '--keep_checkpoints', 9, '--stage', 1)
     assert out.count(': label-free score') == 4  # two checkpoints of stages 2 and 1 each
-    assert '(label-free score: color_edges' in out
+    assert '(label-free score of −100 to 100 on 5 images of trainA, no labels: color_edges' in out
     for stage in (1, 2):
         scores = {row['iteration']: float(row['score'])
                   for row in read_csv(places.results / f'log{stage}' / 'score.csv')}

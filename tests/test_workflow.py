@@ -39,6 +39,19 @@ def test_flags_of_one_stage_stay_with_it():
     assert one['ch'] == 62 and 'ch' not in two
 
 
+def test_flags_of_other_phases_and_stages_are_named():
+    ignored = workflow.ignored_flags
+    assert ignored({'phase': 'test', 'rounds': 2, 'source': ('x',), 'dataset': 'x'}) == (
+        'ignored here: --rounds (of --phase train), --source (of --phase prepare)')
+    assert ignored({'rounds': 2, 'blur_jitter': True, 'ch': 4, 'postprocess': 'otsu'}) == ''
+    assert ignored({'stage': 0, 'rounds': 2, 'rotate': 5.0, 'cam_weight': 1.0}) == (
+        'ignored here: --rounds (of stage 2), --cam_weight (of stage 1)')
+    assert ignored({'stage': 1, 'blur_jitter': True}) == ''  # of the localizer before
+    assert ignored({'stage': 2, 'recipe': 'published', 'cam_weight': 1.0, 'rounds': 2}) == (
+        'ignored here: --rounds (of stage 2)')
+    assert ignored({'stage': 2, 'resume': True, 'cam_weight': 1.0}) == ''  # of a published run
+
+
 @pytest.mark.parametrize('version, is_refused', [
     ('2.9.1', True), ('1.13.0+cu117', True), ('2.10.0', False), ('3.0.0+cpu', False)])
 def test_a_torch_with_known_holes_is_refused(version, is_refused, places, monkeypatch):

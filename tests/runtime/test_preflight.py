@@ -18,7 +18,8 @@ DRY_RUN = [*RUN, '--dry_run', 'True']
 def test_a_dry_run_prints_the_plan_and_writes_nothing(places):
     out = places.done(*DRY_RUN)
     for text in ('stage 0: localizer (ours recipe), starts anew', 'stage 2: student (ours',
-                 '5 disease and 3 normal images', '2 labeled images in val', 'nothing was written'):
+                 '5 disease and 3 normal images', '2 labeled images in val', '\n  time      about ',
+                 ' over all stages', 'device: cpu, ', 'nothing was written'):
         assert text in out
     assert out.count('ch 4, images of 32×32') == 1  # the student's; the localizer has its own
     assert not places.results.parent.exists()
@@ -29,7 +30,7 @@ def test_a_dry_run_of_a_stage_that_has_run(stage_1_run):
     moved = f'would be moved to {stage_1_run.results}/earlier_'
     assert moved in stage_1_run.done(*DRY_RUN, *STAGE_1)
     resumed = stage_1_run.done(*DRY_RUN, *STAGE_1, '--resume', 'True')
-    assert '(published recipe), resumes' in resumed
+    assert '(published recipe), resumes' in resumed and 'training  2 iterations' in resumed
     assert sorted(stage_1_run.results.rglob('*')) == before
 
 
