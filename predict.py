@@ -221,7 +221,10 @@ def check_paths(config: Config) -> Paths:
     for name in ('input', 'output'):
         if not getattr(config, name):
             raise UserError(f'--{name}: --phase predict needs it: --input PATH --output PATH')
-    source, output = Path(config.input), Path(config.output)
+    if len(config.input) > 1:
+        raise UserError(f'--input: --phase predict takes one file or folder, but these are '
+                        f'{len(config.input)}; give the folder that holds them')
+    source, output = Path(config.input[0]), Path(config.output)
     if not source.exists():
         raise UserError(f'--input {source}: no such file or folder')
     ending = output.name[len(nifti.stem(output)):]

@@ -15,7 +15,7 @@ import dataset
 from config import Config
 from inference import model_selection
 from inference.evaluation import CaseResult, test_cases, translate_normal, val_masks, val_metrics
-from inference.metrics import METRIC_INFO, mean_metrics, segmentation_metrics, summarize
+from inference.metrics import METRIC_INFO, all_metrics, mean_metrics, summarize
 from inference.postprocess import PSEUDO_LABEL_RULES, REFINING_RULES, to_segmentation
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks
 from networks import count_parameters
@@ -424,7 +424,7 @@ class Trainer:
             target / 'report.html', config.dataset, facts, cases, best_masks, METRIC_INFO,
             segment=lambda mask, image: to_segmentation(mask, best['rule'], image,
                                                         best['crf_t'] or 1, config),
-            compute_metrics=segmentation_metrics, summarize=summarize)
+            compute_metrics=all_metrics, summarize=summarize)
         print(f'images are in {target / "report.html"}')
 
     def pseudo_mask(self) -> None:
@@ -483,14 +483,14 @@ class Trainer:
         """Metrics, overview and report, and what came of it in words."""
         rows = [outcome.metrics for outcome in outcomes if outcome.metrics]
         results.write_overview(cases)
-        results.write_metrics(used, rows, mean_metrics(rows), tuple(METRIC_INFO))
+        results.write_metrics(used, rows, summary := summarize(rows), METRIC_INFO)
         if self.config.save_visuals:
             results.write_report(used, cases, rows, METRIC_INFO, summarize)
         results.finish()
         rule = model_selection.rule_text({'rule': used['postprocess'], 'crf_t': used['crf_t']})
         print(f'post-processing: {rule}')
         if rows:
-            print(table(summarize(rows), len(rows), len(cases)))
+            print(table(summary, len(rows), len(cases)))
         else:
             print('no segmentations, so no metrics' if used['postprocess'] == 'none'
                   else 'no labels: masks only, no metrics')
