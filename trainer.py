@@ -15,7 +15,7 @@ import dataset
 from config import Config
 from inference import model_selection
 from inference.evaluation import CaseResult, test_cases, translate_normal, val_masks, val_metrics
-from inference.metrics import METRIC_INFO, all_metrics, mean_metrics, summarize
+from inference.metrics import METRIC_INFO, METRICS, all_metrics, mean_metrics, summarize
 from inference.postprocess import PSEUDO_LABEL_RULES, REFINING_RULES, to_segmentation
 from inference.soft_masks import SoftMask, config_of_network, mask_network, soft_masks
 from networks import count_parameters
@@ -221,7 +221,7 @@ class Trainer:
 
     def _open_log(self) -> TrainingLog:
         return TrainingLog(self.config.result_folder, self.config.stage, self.iteration,
-                           self.stage.loss_names, tuple(METRIC_INFO),
+                           self.stage.loss_names, tuple(METRICS),
                            writes=distributed.is_main_process())
 
     @contextmanager
