@@ -55,7 +55,7 @@ def run(config: Config) -> int:
         summaries = [summarize(of_input) for of_input in rows]
         compared = difference(*rows) if len(rows) == 2 else {}
         write(folder, config, problems, rows, summaries, compared)
-        write_report(folder, config, pairs, rows, summaries, compared)
+        write_report(folder, config, pairs, rows, compared)
     count = len(set().union(*pairs))
     for source, of_input, summary in zip(inputs, rows, summaries, strict=True):
         print(f'{source}\n' + table(summary, len(of_input), count, 'masks were scored'))
@@ -230,10 +230,11 @@ def classes_to_lesion(volume: nifti.Volume, values: np.ndarray) -> np.ndarray:
 
 def difference(first: list[dict[str, Any]], second: list[dict[str, Any]]
                ) -> dict[str, dict[str, float | None]]:
-    """Second minus first over the cases where a metric is defined in both: its mean, the 95 %
-    interval of it (paired bootstrap), and how many `pairs` there are."""
+    """Over the cases where a metric is defined in both: the means of the first and the second, that
+    of second minus first, its 95 % interval (paired bootstrap), and how many `pairs` there are."""
     by_name = {row['name']: row for row in second}
-    result: dict[str, dict] = {name: {} for name in ('mean', '95 % from', '95 % to', 'pairs')}
+    result: dict[str, dict] = {name: {} for name in (
+        'mean of the first', 'mean of the second', 'mean', '95 % from', '95 % to', 'pairs')}
     for short in METRIC_INFO:
         pairs = [(row[short], by_name[row['name']][short]) for row in first
                  if row.get(short) is not None
@@ -241,8 +242,9 @@ def difference(first: list[dict[str, Any]], second: list[dict[str, Any]]
         if not any(short in row for row in first):
             continue
         one, other = zip(*pairs, strict=True) if pairs else ((), ())
-        mean = float(np.subtract(other, one).mean()) if pairs else None
-        for name, value in zip(result, (mean, *paired_bootstrap(one, other), len(pairs)),
+        means = [float(np.mean(values)) if pairs else None
+                 for values in (one, other, np.subtract(other, one))]
+        for name, value in zip(result, (*means, *paired_bootstrap(one, other), len(pairs)),
                                strict=True):
             result[name][short] = value
     return result
@@ -270,17 +272,18 @@ def write(folder: Path, config: Config, problems: dataset.Problems,
 
 
 def write_report(folder: Path, config: Config, pairs: list[dict[str, tuple[Path, Path]]],
-                 rows: list[list[dict[str, Any]]], summaries: list[dict], compared: dict) -> None:
+                 rows: list[list[dict[str, Any]]], compared: dict) -> None:
     """report.html: metrics and images of the first input, and how the second one differs. Of more
     than MAX_IN_REPORT masks it shows those of lowest JA."""
     facts = {'masks': config.input[0], 'labels': config.labels}
     if compared:
         facts['second masks'] = config.input[1]
-        for short, mean in compared['mean'].items():
-            ends = [rounded(compared[name][short]) for name in ('95 % from', '95 % to')]
-            facts[f'{short}, second minus first'] = (
-                f'{rounded(mean)} (95 % interval {ends[0]} to {ends[1]}; mean of the second '
-                f'{rounded(summaries[1]["mean"].get(short))}, {compared["pairs"][short]} pairs)')
+        for short in compared['mean']:
+            first, second, mean, low, high, count = (rounded(of_metric[short])
+                                                     for of_metric in compared.values())
+            facts[f'{short}, difference'] = (
+                f'{mean} (95 % interval {low} to {high}), second minus first: {second} and {first} '
+                f'over {count} pairs')
     shown = sorted(rows[0], key=lambda row: row['JA'])[:MAX_IN_REPORT]
     if len(shown) < len(rows[0]):
         facts['shown below'] = f'{len(shown)} of {len(rows[0])} masks, those of lowest JA'

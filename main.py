@@ -105,7 +105,7 @@ def build_parser(phase: str = '') -> argparse.ArgumentParser:
             settings = {'type': boolean, 'nargs': '?', 'const': True, 'metavar': 'True|False'}
         elif kind is tuple:
             settings = {'nargs': '+', 'metavar': 'FILE' if name == 'checkpoint' else name.upper(),
-                        'action': 'extend' if rules['path'] else 'store'}
+                        'action': 'extend' if name == 'input' else 'store'}
         elif kind not in (int, float, str):
             settings['type'] = int
         unit = f', {rules["unit"]}' if rules['unit'] else ''

@@ -278,6 +278,7 @@ def test_turned_photos_links_and_masks_beside_images(predict, tmp_path):
 @pytest.mark.parametrize('arguments, parts', (
     ('', ['--input', 'needs it']),
     ('--input a.png', ['--output', 'needs it']),
+    ('--input a.png --input b.png --output out', ['--input', 'takes one file or folder']),
     ('--input absent.png --output out', ['absent.png', 'no such file or folder']),
     ('--input . --output masks', ['masks', 'lies in --input']),
     ('--input a.png --output a.png', ['a.png', 'write over --input']),
