@@ -234,7 +234,7 @@ def difference(first: list[dict[str, Any]], second: list[dict[str, Any]]
     of second minus first, its 95 % interval (paired bootstrap), and how many `pairs` there are."""
     by_name = {row['name']: row for row in second}
     result: dict[str, dict] = {name: {} for name in (
-        'mean of the first', 'mean of the second', 'mean', '95 % from', '95 % to', 'pairs')}
+        'mean of the first', 'mean of the second', 'difference', '95 % from', '95 % to', 'pairs')}
     for short in METRIC_INFO:
         pairs = [(row[short], by_name[row['name']][short]) for row in first
                  if row.get(short) is not None
@@ -261,9 +261,10 @@ def write(folder: Path, config: Config, problems: dataset.Problems,
     content = {'labels': config.labels, **records[0], 'left_out': list(map(str, problems.reasons))}
     if compared:
         interval = {short: [compared['95 % from'][short], compared['95 % to'][short]]
-                    for short in compared['mean']}
+                    for short in compared['difference']}
         content |= {'second': records[1], 'difference': {
-            'mean': compared['mean'], 'interval': interval, 'pairs': compared['pairs']}}
+            'mean': compared['difference'], 'interval': interval, 'pairs': compared['pairs'],
+            'first': compared['mean of the first'], 'second': compared['mean of the second']}}
     shorts = [short for short in METRIC_INFO if any(short in summary['mean']
                                                     for summary in summaries)]
     in_table = [{'input': source, **row} for source, of_input
@@ -278,7 +279,7 @@ def write_report(folder: Path, config: Config, pairs: list[dict[str, tuple[Path,
     facts = {'masks': config.input[0], 'labels': config.labels}
     if compared:
         facts['second masks'] = config.input[1]
-        for short in compared['mean']:
+        for short in compared['difference']:
             first, second, mean, low, high, count = (rounded(of_metric[short])
                                                      for of_metric in compared.values())
             facts[f'{short}, difference'] = (

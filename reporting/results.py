@@ -166,7 +166,7 @@ def table(summary: Summary, labeled_count: int, case_count: int,
     """Mean, 95 % interval, median, lowest and highest of all metrics over the labeled cases, and of
     how many a distance is undefined, to print."""
     lines = [f'{labeled_count} of {case_count} {what}'.ljust(32)
-             + ''.join(f'{name:>8}' for name in summary['mean']) + '  percent, px, mm']
+             + ''.join(f'{name:>8}' for name in next(iter(summary.values()))) + '  percent, px, mm']
     for statistic, values in summary.items():
         lines.append(statistic.ljust(32) + ''.join(f'{rounded(value):>8}'
                                                    for value in values.values()))
