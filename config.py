@@ -15,7 +15,7 @@ from utils import UserError
 PROJECT = Path(__file__).resolve().parent
 LARGEST_SAVED_SIZE = 2048  # px, that a file may ask for by itself
 MAX_DATASET_NAME = 200  # bytes; file names have 255, and add number and ending
-PHASES = ('prepare', 'train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
+PHASES = ('prepare', 'train', 'val', 'test', 'predict', 'evaluate', 'export', 'pseudo_mask')
 GENERATORS = ('genA2B', 'genB2A')
 DISCRIMINATORS = ('disGA', 'disLA', 'disGB', 'disLB')  # G global, L local; A disease, B normal
 NETWORKS = (*GENERATORS, *DISCRIMINATORS)
@@ -56,11 +56,12 @@ def option(default: Any, text: str, group: str, *, choices: tuple = (), at_least
 
 
 TRAIN = ('train',)
-NETWORK_PHASES = tuple(phase for phase in PHASES if phase != 'prepare')
+DATA_PHASES = tuple(phase for phase in PHASES if phase != 'evaluate')
+NETWORK_PHASES = tuple(phase for phase in DATA_PHASES if phase != 'prepare')
 MASK_PHASES = ('train', 'val', 'test', 'predict', 'export', 'pseudo_mask')
 SEGMENTING = ('train', 'val', 'test', 'predict')
 
-MAIN, PREPARE, PREDICT = 'main options', 'prepare', 'predict and export'
+MAIN, PREPARE, PREDICT = 'main options', 'prepare', 'predict, evaluate and export'
 NETS, TRAINING, LOSSES = 'networks', 'training', 'loss weights'
 ADVANCED = 'advanced: set by --profile, --recipe and --stage; seldom by hand'
 GROUPS = (MAIN, PREPARE, PREDICT, NETS, TRAINING, LOSSES, ADVANCED)
@@ -84,10 +85,12 @@ class Config:
     phase: str = main('train', 'prepare: make a data set from downloads; train: train the stages; '
                       'val: choose checkpoint and post-processing on labeled val images; test: '
                       'masks and metrics of testA; predict: masks of any images or volumes; '
-                      'export: write the network as ONNX; pseudo_mask: write the soft masks of '
-                      'stage 1', choices=PHASES, synonyms='mode action task train test predict')
+                      'evaluate: metrics of any masks against labels; export: write the network as '
+                      'ONNX; pseudo_mask: write the soft masks of stage 1', choices=PHASES,
+                      synonyms='mode action task train test predict')
     dataset: str = main('phantom', 'name of the data set, a folder in --data_root; "phantom" is '
-                        'built in', saved=True, synonyms='data name dataset_name data_name')
+                        'built in', saved=True, phases=DATA_PHASES,
+                        synonyms='data name dataset_name data_name')
     stage: int = main(1, '0: localizer; 1: label transfer; 2: student', choices=(0, 1, 2),
                       phases=NETWORK_PHASES, saved=True, own_choice='train: all in turn; else the '
                       'stage trained last')
@@ -95,14 +98,15 @@ class Config:
                        'published method', choices=('ours', 'published'), phases=NETWORK_PHASES,
                        saved=True, synonyms='scheme method')
     profile: str = main('', 'kind of images; sets the advanced options', choices=('', *PROFILES),
-                        saved=True, own_choice="by the data set's name: ISIC dermoscopy; BraTS and "
-                        "LGG brain_mri; others generic", synonyms='preset modality_profile')
+                        saved=True, phases=DATA_PHASES, own_choice="by the data set's name: ISIC "
+                        "dermoscopy; BraTS and LGG brain_mri; others generic",
+                        synonyms='preset modality_profile')
     data_root: str = main(str(PROJECT / 'dataset'), 'folder that holds the data sets',
-                          path=True,
+                          path=True, phases=DATA_PHASES,
                           synonyms='data_dir root datapath data_path image_dir image_path img_dir '
                           'img_path')
     result_dir: str = main('results', 'folder for everything that is written',
-                           phases=NETWORK_PHASES, path=True,
+                           phases=(*NETWORK_PHASES, 'evaluate'), path=True,
                            synonyms='output_dir save_dir out_dir output_folder outdir save_path')
     checkpoint: tuple = main(
         (), "checkpoint file, ours or the authors', to use or to start training from; val takes "
@@ -138,17 +142,22 @@ class Config:
                              '0.15 0.15')
     keep_artifacts: bool = preparing(False, 'isic: keep images with rulers, color patches, or a '
                                      'lesion amid dark corners', synonyms='artifacts')
-    overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict and '
-                                'export: replace files of the same names',
-                                phases=('prepare', 'predict', 'export'), synonyms='force')
-    # predict and export
-    input: str = predicting('', 'an image, a NIfTI volume, or a folder of them',
-                            path=True, synonyms='input_dir input_path '
-                            'input_folder input_file inputs in image images img folder file '
-                            'image_dir image_path img_dir img_path')
+    overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict, '
+                                'evaluate and export: replace files of the same names',
+                                phases=('prepare', 'predict', 'evaluate', 'export'),
+                                synonyms='force')
+    # predict, evaluate and export
+    input: tuple = predicting((), 'an image, a NIfTI volume, or a folder of them; evaluate: masks, '
+                              'and perhaps others to compare with', path=True,
+                              phases=('predict', 'evaluate'), synonyms='input_dir input_path '
+                              'input_folder input_file inputs in image images img folder file '
+                              'image_dir image_path img_dir img_path')
+    labels: str = predicting('', 'label of the mask --input, or folder of labels', path=True,
+                             phases=('evaluate',), synonyms='label gt ground_truth reference')
     output: str = predicting('', 'output folder, or a file for one image or volume; export: the '
-                             'ONNX file', own_choice='export: <dataset>.onnx among the results',
-                             phases=('predict', 'export'), path=True,
+                             'ONNX file', own_choice='export: <dataset>.onnx among the results; '
+                             'evaluate: evaluate/<name of --input> among them',
+                             phases=('predict', 'evaluate', 'export'), path=True,
                              synonyms='out output_file output_path seg mask masks output_dir '
                              'save_dir out_dir output_folder outdir save_path')
     presence_threshold: float = predicting(0.5, 'an image whose soft mask never reaches this value '

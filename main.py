@@ -104,7 +104,8 @@ def build_parser(phase: str = '') -> argparse.ArgumentParser:
         elif kind is bool:
             settings = {'type': boolean, 'nargs': '?', 'const': True, 'metavar': 'True|False'}
         elif kind is tuple:
-            settings = {'nargs': '+', 'metavar': 'FILE' if name == 'checkpoint' else name.upper()}
+            settings = {'nargs': '+', 'metavar': 'FILE' if name == 'checkpoint' else name.upper(),
+                        'action': 'extend' if name == 'input' else 'store'}
         elif kind not in (int, float, str):
             settings['type'] = int
         unit = f', {rules["unit"]}' if rules['unit'] else ''
@@ -144,7 +145,7 @@ def main() -> int:
                     raise UserError(f'{argument}: -- is no value')
             flags = vars(build_parser(phase_in(sys.argv[1:])).parse_args())
             phases = {'prepare': workflow.prepare, 'predict': workflow.use_network,
-                      'export': workflow.use_network}
+                      'export': workflow.use_network, 'evaluate': workflow.evaluate}
             if ignored := workflow.ignored_flags(flags):
                 print(ignored)
             return phases.get(flags.get('phase'), workflow.run)(flags)

@@ -6,6 +6,7 @@
 """
 import io
 import itertools
+import math
 import os
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ import image_files
 from config import OPTIONS, Config, resolve
 from inference.model_selection import chosen_rule
 from inference.plausibility import mask_warnings, small_mask
-from inference.postprocess import resize_map, to_bytes, to_segmentation
+from inference.postprocess import resize_map, slices_with_lesion, to_bytes, to_segmentation
 from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
 from reporting.tables import TableWriter
@@ -36,13 +37,15 @@ from runtime.threads import cpu_count, prefetch
 from stages.pseudo_labels import choose_teacher
 from utils import UserError, pick_device, printable, progress_interval
 
-COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml')
+COLUMNS = ('file', 'slice', 'lesion_px', 'lesion_percent', 'lesion_mm2', 'lesion_ml', 'note')
+MAX_NOTES = 5  # printed; the table holds all
 
 
 class Prediction(NamedTuple):
-    """The lesions of one image, in the image's own size."""
-    segmentation: np.ndarray  # H×W bool
-    probability: np.ndarray  # H×W float32 in [0, 1]: the soft mask
+    """The lesions of one image or volume, in its own size."""
+    segmentation: np.ndarray  # H×W bool; of a volume X×Y×Z uint8, 0 and 1
+    probability: np.ndarray  # H×W or X×Y×Z float32 in [0, 1]: the soft mask
+    note: str = ''  # why the segmentation, or a part of a volume's, is empty
 
 
 class Predictor:
@@ -120,9 +123,27 @@ class Predictor:
     def _to_prediction(self, image_and_probability: tuple[np.ndarray, np.ndarray]) -> Prediction:
         image, probability = image_and_probability
         if probability.max() < self.config.presence_threshold:
-            return Prediction(np.zeros(probability.shape, bool), probability)
-        return Prediction(to_segmentation(to_bytes(probability), self.rule, image, self.exponent,
-                                          self.config), probability)
+            return Prediction(np.zeros(probability.shape, bool), probability,
+                              self.too_low(probability))
+        segmentation = to_segmentation(to_bytes(probability), self.rule, image, self.exponent,
+                                       self.config)
+        return Prediction(segmentation, probability, '' if segmentation.any() else
+                          self.nothing_left(probability))
+
+    def too_low(self, probability: np.ndarray) -> str:
+        """Why there is no lesion where the soft mask is below --presence_threshold."""
+        return (f'highest soft value {floor(probability.max())}, below --presence_threshold '
+                f'{self.config.presence_threshold:g}')
+
+    def nothing_left(self, probability: np.ndarray) -> str:
+        """Why there is no lesion where the soft mask reaches --presence_threshold."""
+        return (f'highest soft value {floor(probability.max())}, but --postprocess {self.rule} '
+                'leaves nothing of the soft mask; try another')
+
+
+def floor(value: float) -> str:
+    """A soft value with two decimals, cut off, so that what is below a threshold looks so."""
+    return f'{math.floor(100 * value + 1e-4) / 100:.2f}'
 
 
 def as_rgb(image: np.ndarray) -> Image.Image:
@@ -159,11 +180,12 @@ def run(config: Config, predictor: Predictor) -> int:
                 bar.update()
             for path in filter(nifti.is_volume, masks):
                 volume = problems.try_to_read(path, nifti.read)
-                if volume and (masks_of_it := try_to_predict(predictor, volume, problems)):
-                    writer.add_volume(names[path], volume, *masks_of_it)
-                    fullest = masks_of_it[1].mean((0, 1)).argmax()
-                    small_masks.append(small_mask(masks_of_it[1][..., fullest]))
+                if volume and (prediction := try_to_predict(predictor, volume, problems)):
+                    writer.add_volume(names[path], volume, prediction)
+                    fullest = prediction.probability.mean((0, 1)).argmax()
+                    small_masks.append(small_mask(prediction.probability[..., fullest]))
                     bar.update()
+    writer.say_what_is_empty()
     print(f'{writer.count} predicted by {predictor.rule}, {writer.with_lesion} with lesions; masks '
           f'are in {paths.output}, areas in {paths.table}')
     for warning in mask_warnings(small_masks):
@@ -185,9 +207,9 @@ def predict_images(predictor: Predictor, paths: list[Path], threads: int,
     return zip((path for path, _ in for_paths), predictions, strict=True)
 
 
-def predict_volume(predictor: Predictor, volume: nifti.Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Segmentation, uint8 0/1, and soft mask, float32 in [0, 1], both X×Y×Z in the canonical
-    orientation. Slices with hardly any head hold no lesion."""
+def predict_volume(predictor: Predictor, volume: nifti.Volume) -> Prediction:
+    """Segmentation and soft mask X×Y×Z in the canonical orientation. Slices with hardly any head
+    hold no lesion, nor do others than `slices_with_lesion`."""
     segmentation = np.zeros(volume.values.shape, np.uint8)
     probability = np.zeros(volume.values.shape, np.float32)
     volume.warn()
@@ -200,11 +222,28 @@ def predict_volume(predictor: Predictor, volume: nifti.Volume) -> tuple[np.ndarr
     for z, prediction in zip(slices, predictions, strict=True):
         segmentation[..., z] = volume.to_plane(prediction.segmentation.astype(np.uint8))
         probability[..., z] = volume.to_plane(prediction.probability)
-    return segmentation, probability
+    highest = probability.max((0, 1))
+    unsure = segmentation.any((0, 1)) & ~slices_with_lesion(highest,
+                                                            predictor.config.presence_threshold)
+    segmentation[..., unsure] = 0
+    note = ('left empty, as soft values are higher elsewhere in the volume: slices '
+            + listed(unsure)) * bool(unsure.any())
+    if not segmentation.any():
+        note = 'no slice holds enough head' if not slices else (
+            predictor.too_low(probability)
+            if highest.max() < predictor.config.presence_threshold
+            else predictor.nothing_left(probability))
+    return Prediction(segmentation, probability, note)
+
+
+def listed(slices: np.ndarray) -> str:
+    """The numbers of at most ten slices, of N bool."""
+    numbers = np.flatnonzero(slices).tolist()
+    return ' '.join(map(str, numbers[:10])) + ' …' * (len(numbers) > 10)
 
 
 def try_to_predict(predictor: Predictor, volume: nifti.Volume,
-                   problems: dataset.Problems) -> tuple[np.ndarray, np.ndarray] | None:
+                   problems: dataset.Problems) -> Prediction | None:
     """As `predict_volume`; where it fails, for whatever reason, the volume goes to `problems` and
     the others of a folder go on."""
     try:
@@ -228,7 +267,10 @@ def check_paths(config: Config) -> Paths:
     for name in ('input', 'output'):
         if not getattr(config, name):
             raise UserError(f'--{name}: --phase predict needs it: --input PATH --output PATH')
-    source, output = Path(config.input), Path(config.output)
+    if len(config.input) > 1:
+        raise UserError(f'--input: --phase predict takes one file or folder, but these are '
+                        f'{len(config.input)}; give the folder that holds them')
+    source, output = Path(config.input[0]), Path(config.output)
     if not source.exists():
         raise UserError(f'--input {source}: no such file or folder')
     ending = output.name[len(nifti.stem(output)):]
@@ -269,7 +311,8 @@ def is_table(path: Path) -> bool:
     if not path.is_file():
         return False
     with open(path, **TEXT) as file:
-        return file.readline().strip() in ('', ','.join(COLUMNS))
+        header = file.readline().strip()
+    return header in ('', ','.join(COLUMNS), ','.join(COLUMNS[:-1]))  # as earlier versions had it
 
 
 def masks_of(paths: Paths, name: Path, with_probability: bool) -> list[Path]:
@@ -361,6 +404,7 @@ class PredictionWriter:
         """`masks` are those of `plan_masks`. Removes what a killed program left of them."""
         self.paths, self.masks = paths, masks
         self.count = self.with_lesion = 0  # images and volumes
+        self.empty: list[str] = []  # those without a lesion, and why
         make_folder(paths.table.parent, '--output')
         files = itertools.groupby([paths.table, *itertools.chain(*masks.values())],
                                   lambda path: path.parent)
@@ -374,32 +418,42 @@ class PredictionWriter:
         with atomic_write(self.paths.table) as temporary:
             temporary.write_text(self._rows.getvalue(), newline='', **TEXT)
 
+    def say_what_is_empty(self) -> None:
+        """Print why the first of the empty segmentations are empty."""
+        for text in self.empty[:MAX_NOTES]:
+            print(printable(f'empty: {text}'))
+        if (more := len(self.empty) - MAX_NOTES) > 0:
+            print(f'… and {more} more; see the column note')
+
     def add_image(self, path: Path, name: Path, prediction: Prediction) -> None:
         """`name` is the path of the image, `path`, in --input."""
-        self._write_masks(path, *prediction,
+        self._write_masks(path, name, prediction,
                           lambda mask, path: Image.fromarray(to_bytes(mask)).save(path, 'PNG'))
-        self._write_row(name, prediction.segmentation)
+        self._write_row(name, prediction.segmentation, note=prediction.note)
 
-    def add_volume(self, name: Path, volume: nifti.Volume, segmentation: np.ndarray,
-                   probability: np.ndarray) -> None:
+    def add_volume(self, name: Path, volume: nifti.Volume, prediction: Prediction) -> None:
         """Masks X×Y×Z of a volume as volumes of its axes; `name` is its path in --input."""
-        self._write_masks(volume.path, segmentation, probability, volume.write)
+        self._write_masks(volume.path, name, prediction, volume.write)
+        segmentation = prediction.segmentation
         for z in np.flatnonzero(segmentation.any((0, 1))):
             plane = segmentation[..., z]
             mm2 = int(plane.sum()) * volume.pixel_mm2
             self._write_row(name, plane, slice=int(z), lesion_mm2=in_digits(mm2))
         ml = int(segmentation.sum()) * volume.voxel_ml
-        self._write_row(name, segmentation, lesion_ml=in_digits(ml))
+        self._write_row(name, segmentation, lesion_ml=in_digits(ml), note=prediction.note)
 
-    def _write_masks(self, path: Path, segmentation: np.ndarray, probability: np.ndarray,
+    def _write_masks(self, path: Path, name: Path, prediction: Prediction,
                      write: Callable[[np.ndarray, Path], None]) -> None:
         targets_of_path = self.masks[path]
         make_folder(targets_of_path[0].parent, '--output')
-        for target, mask in zip(targets_of_path, (segmentation, probability), strict=False):
+        for target, mask in zip(targets_of_path, prediction, strict=False):
             with atomic_write(target) as temporary:
                 write(mask, temporary)
         self.count += 1
-        self.with_lesion += bool(segmentation.any())
+        if prediction.segmentation.any():
+            self.with_lesion += 1
+        else:
+            self.empty.append(f'{name}: {prediction.note}')
 
     def _write_row(self, name: Path, segmentation: np.ndarray, **columns: Any) -> None:
         lesion = int(segmentation.sum())

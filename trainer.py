@@ -14,7 +14,7 @@ import dataset
 from config import Config
 from inference import model_selection
 from inference.evaluation import CaseResult, test_cases, translate_normal, val_masks
-from inference.metrics import METRIC_INFO, mean_metrics, segmentation_metrics, summarize
+from inference.metrics import METRIC_INFO, METRICS, all_metrics, summarize
 from inference.plausibility import mask_warnings
 from inference.postprocess import to_segmentation
 from inference.soft_masks import mask_network
@@ -210,7 +210,7 @@ class Trainer:
 
     def _open_log(self) -> TrainingLog:
         return TrainingLog(self.config.result_folder, self.config.stage, self.iteration,
-                           self.stage.loss_names, tuple(METRIC_INFO),
+                           self.stage.loss_names, tuple(METRICS),
                            writes=distributed.is_main_process())
 
     @contextmanager
@@ -385,7 +385,7 @@ class Trainer:
             target / 'report.html', config.dataset, facts, cases, best_masks, METRIC_INFO,
             segment=lambda mask, image: to_segmentation(mask, best['rule'], image,
                                                         best['crf_t'] or 1, config),
-            compute_metrics=segmentation_metrics, summarize=summarize)
+            compute_metrics=all_metrics, summarize=summarize)
         if config.quick:
             print(QUICK_TEXT)
         print(f'open {target / "report.html"}')
@@ -449,14 +449,14 @@ class Trainer:
         """Metrics, overview and report, and what came of it in words."""
         rows = [outcome.metrics for outcome in outcomes if outcome.metrics]
         results.write_overview(cases)
-        results.write_metrics(used, rows, mean_metrics(rows), tuple(METRIC_INFO))
+        results.write_metrics(used, rows, summary := summarize(rows), METRIC_INFO)
         if self.config.save_visuals:
             results.write_report(used, cases, rows, METRIC_INFO, summarize)
         results.finish()
         rule = model_selection.rule_text({'rule': used['postprocess'], 'crf_t': used['crf_t']})
         print(f'post-processing: {rule} ({used["rule_origin"]})')
         if rows:
-            print(table(summarize(rows), len(rows), len(cases)))
+            print(table(summary, len(rows), len(cases)))
         else:
             print('no segmentations, so no metrics' if used['postprocess'] == 'none'
                   else 'no labels: masks only, no metrics')

@@ -339,6 +339,12 @@ def prepare(flags: Flags) -> int:
     return preparation.run(resolve(flags))
 
 
+def evaluate(flags: Flags) -> int:
+    """Compare masks with labels, without any network. The exit code."""
+    import evaluate as evaluation
+    return evaluation.run(resolve(flags))
+
+
 def prepare_data_folder(config: Config) -> None:
     """Raises UserError where the data set is missing; the built-in one is drawn on first use."""
     import dataset

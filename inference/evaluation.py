@@ -11,7 +11,7 @@ from tqdm import tqdm
 import checkpoint as checkpoints
 import dataset
 from config import NETWORKS_OF, Config
-from inference.metrics import segmentation_metrics
+from inference.metrics import all_metrics, segmentation_metrics
 from inference.plausibility import small_mask
 from inference.postprocess import RULES_WITH_IMAGE, to_segmentation, worker_pool
 from inference.soft_masks import SoftMask, mask_network, soft_masks
@@ -70,7 +70,7 @@ def test_cases(network: nn.Module, cases: list[dataset.Case], config: Config, de
         results.write_segmentation(case, segmentation, image if config.save_visuals else None,
                                    label)
         metrics = None if label is None else {
-            'name': case.name, **segmentation_metrics(segmentation, label)}
+            'name': case.name, **all_metrics(segmentation, label)}
         return CaseResult(metrics, not 0 < segmentation.mean() <= NEARLY_ALL,
                           small_mask(soft.mask))
 

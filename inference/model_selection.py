@@ -13,7 +13,7 @@ from tqdm import tqdm
 import checkpoint as checkpoints
 import dataset
 from config import Config
-from inference.metrics import METRICS, mean_metrics, segmentation_metrics
+from inference.metrics import METRICS, all_metrics, mean_metrics, segmentation_metrics
 from inference.postprocess import (
     EXPONENTS,
     RULES,
@@ -32,8 +32,9 @@ from utils import UserError, progress_interval
 def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint, Config]],
           masks: list[list[np.ndarray]]) -> list[dict[str, Any]]:
     """A row for each checkpoint, rule and exponent, best JA first: file, iteration, fingerprint,
-    rule, crf_t (None for all rules but crf) and the mean metrics. `sources` come with the Config
-    that each runs with; `masks` are the soft masks, H×W uint8, of each source and case."""
+    rule, crf_t (None for all rules but crf), the mean metrics, and for how many images distances
+    are undefined. `sources` come with the Config that each runs with; `masks` are the soft masks,
+    H×W uint8, of each source and case."""
     rules = [[(rule, (config.crf_t,) if config.crf_t else EXPONENTS)
               for rule in (RULES if config.postprocess == 'auto' else (config.postprocess,))]
              for _, config in sources]
@@ -47,7 +48,7 @@ def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint,
             for rule_and_exponent, segmentation in by_rule.items():
                 if sources[number][1].clear_corners:
                     segmentation = clear_corners(segmentation)
-                metrics[(number, *rule_and_exponent)] = segmentation_metrics(segmentation, label)
+                metrics[(number, *rule_and_exponent)] = all_metrics(segmentation, label)
         return metrics
 
     indices = distributed.shard(range(len(cases)))
@@ -58,10 +59,12 @@ def score(cases: list[dataset.Case], sources: list[tuple[checkpoints.Checkpoint,
     rows = []
     for number, rule, exponent in results[0]:
         source = sources[number][0]
-        means = mean_metrics([metrics[number, rule, exponent] for metrics in results])
+        scored = [metrics[number, rule, exponent] for metrics in results]
+        means = mean_metrics(scored)
         rows.append({'file': source.path.name, 'iteration': source.iteration,
                      'fingerprint': checkpoints.fingerprint(source), 'rule': rule,
-                     'crf_t': exponent, **means})
+                     'crf_t': exponent, **means,
+                     'undefined': sum(of_image['HD95'] is None for of_image in scored)})
     return sorted(rows, key=lambda row: -row['JA'])
 
 

@@ -10,6 +10,7 @@ from threading import Thread
 import cv2
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from config import Config
 from inference import refinement
@@ -34,6 +35,18 @@ def to_segmentation(mask: np.ndarray, rule: str, image: np.ndarray | None, expon
     arguments = mask, rule, image, exponent, config.keep_components
     segmentation = pool.submit(segment, *arguments).result() if pool else segment(*arguments)
     return clear_corners(segmentation) if config.clear_corners else segmentation
+
+
+def slices_with_lesion(highest: np.ndarray, threshold: float) -> np.ndarray:
+    """Which slices of a volume hold a lesion, bool N, by the highest value of each one's soft mask,
+    N in [0, 1] from one end to the other: those that reach `threshold` and are in a row with one
+    that is nearer to the highest value of the volume than to the threshold (hysteresis over
+    slices). Lesions reach over slices and are surest in their middle; what marks eyes or veins in
+    a single slice is less sure. A threshold of 0 takes all."""
+    above = highest >= threshold
+    rows, _ = ndimage.label(above)
+    sure = above & (highest >= (threshold + highest.max(initial=0)) / 2)
+    return above & np.isin(rows, rows[sure]) if threshold else above
 
 
 def segment(mask: np.ndarray, rule: str, image: np.ndarray | None = None, exponent: float = 1,

@@ -20,6 +20,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from inference.metrics import surface
 from runtime.files import find_files
 from utils import UserError, printable
 
@@ -371,17 +372,6 @@ def without_surroundings(values: np.ndarray, region: np.ndarray) -> np.ndarray:
             break
         region = bright
     return region
-
-
-def surface(region: np.ndarray) -> np.ndarray:
-    """Voxels of a region, X×Y×Z bool, that lie at the volume's border or beside other voxels."""
-    inner = region.copy()
-    for axis in range(3):
-        within, of_region = np.moveaxis(inner, axis, 0), np.moveaxis(region, axis, 0)
-        within[1:] &= of_region[:-1]
-        within[:-1] &= of_region[1:]
-        within[[0, -1]] = False
-    return region & ~inner
 
 
 def most_common(values: np.ndarray, tolerance: float, near: float) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dataset import read_image
+from reporting.tables import rounded
 from reporting.visualize import LABEL_COLOR, SEGMENTATION_COLOR
 from runtime.files import TEXT, atomic_write
 
@@ -37,12 +38,17 @@ KIND_MEANINGS = {
     'segmentation': 'the lesion (white), decided from the soft mask',
     'label': 'the reference (white), drawn by experts or given by the data set',
     'translation': 'the image as the network expects it without disease',
-    'overlay': 'the image with two outlines: segmentation yellow, label green'}
-BINARY_KINDS = {'segmentation', 'label'}  # kept without loss, shown with crisp pixels
+    'overlay': 'the image with two outlines: segmentation yellow, label green',
+    'second_segmentation': 'the lesion (white) by the second --input',
+    'errors': 'segmentation and label: white both, yellow the segmentation alone (false positive), '
+              'green the label alone (false negative)',
+    'second_errors': 'the same of the second --input'}
+BINARY_KINDS = {'segmentation', 'label', 'second_segmentation', 'errors',
+                'second_errors'}  # kept without loss, shown with crisp pixels
 
-MetricInfo = dict[str, tuple[str, str]]  # short name -> full name, meaning
-Summary = dict[str, dict[str, float]]  # mean, median, lowest, highest -> metric -> percent
-Summarize = Callable[[list[dict[str, float]]], Summary]
+MetricInfo = dict[str, tuple[str, str, str]]  # short name -> full name, meaning, unit
+Summary = dict[str, dict[str, float | None]]  # mean, median, … -> metric -> value, if defined
+Summarize = Callable[[list[dict[str, float | None]]], Summary]
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Entry:
     name: str  # the file's stem
     # by kind, in display order: uint8 H×W or H×W×3, a file, or WebP, which the page holds
     images: dict[str, np.ndarray | Path | bytes]
-    metrics: dict[str, float] | None = None  # by short name, percent; None without a label
+    # by short name, None where undefined; None without a label
+    metrics: dict[str, float | None] | None = None
 
 
 def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry],
@@ -60,11 +67,13 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
     """Write the report as one file; an earlier one stays as it is until the new one is whole.
     `facts` say what made the results: checkpoint, post-processing, … `entries` are gone through
     once, in order, and only their reduced images are kept. `metric_info` declares the metrics, in
-    display order, and has to hold JA, which cases are sorted by; `summarize` computes the rows of
-    the table from the entries' metrics."""
+    display order, and has to hold JA, which cases are sorted by; those that no entry has are not
+    shown. `summarize` computes the rows of the table from the entries' metrics."""
     reduced = _reduce(entries)
     kinds = _all_kinds(reduced)
     rows = [entry.metrics for entry in reduced if entry.metrics]
+    metric_info = {short: info for short, info in metric_info.items()
+                   if not rows or any(short in row for row in rows)}
     template = Path(__file__).with_name('report_template.html').read_text('utf-8')
     # by its digest the browser knows the only script it may run, whatever names hold
     script = re.search('<script>(.*?)</script>', template, re.DOTALL)[1]
@@ -76,7 +85,7 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
     parts = {'script': [f'sha256-{digest}'], 'title': [escape(title)],
              'facts': [_definitions(facts)], 'metrics': [summary],
              'kinds': [_definitions(meanings), _legend() if 'overlay' in kinds else ''],
-             'data': _data(kinds, list(metric_info), reduced)}
+             'data': _data(kinds, metric_info, reduced)}
     with (atomic_write(path) as temporary,
           open(temporary, 'w', newline='\n', **TEXT) as file):
         for index, text in enumerate(re.split(r'{{(\w+)}}', template)):
@@ -130,20 +139,22 @@ def _all_kinds(entries: list[Entry]) -> list[str]:
     return kinds
 
 
-def _data(kinds: list[str], metric_names: list[str], entries: list[Entry]) -> Iterator[str]:
-    """The script's JSON, in which no HTML tag can begin or end; metrics are rounded texts."""
+def _data(kinds: list[str], metric_info: MetricInfo, entries: list[Entry]) -> Iterator[str]:
+    """The script's JSON, in which no HTML tag can begin or end; metrics are texts."""
     def to_json(value: Any) -> str:
         return json.dumps(value).replace('<', '\\u003c')
 
     shown_kinds = [{'name': kind_name(kind), 'binary': kind in BINARY_KINDS,
                     'meaning': KIND_MEANINGS.get(kind, '')} for kind in kinds]
-    yield f'{{"metrics": {to_json(metric_names)}, "kinds": {to_json(shown_kinds)}, "entries": ['
+    yield (f'{{"metrics": {to_json(list(metric_info))}, "kinds": {to_json(shown_kinds)}, '
+           '"entries": [')
     for number, entry in enumerate(entries):
         metrics, images = entry.metrics, entry.images
         yield ',\n' if number else '\n'
         yield to_json({
             'name': entry.name, 'JA': float(metrics['JA']) if metrics else None,
-            'metrics': [f'{metrics[metric]:.1f}' for metric in metric_names] if metrics else None,
+            'metrics': [rounded(metrics.get(metric), unit) for metric, (_, _, unit)
+                        in metric_info.items()] if metrics else None,
             'images': [base64.b64encode(images[kind]).decode() if kind in images else None
                        for kind in kinds]})
     yield ']}'
@@ -163,17 +174,17 @@ def _legend() -> str:
 def _summary(rows: list[dict[str, float]], metric_info: MetricInfo, summary: Summary) -> str:
     """The metrics over images: a table, a histogram of each, and what they mean."""
     head = ''.join(f'<th scope="col">{metric} <span>{escape(name)}</span></th>'
-                   for metric, (name, _) in metric_info.items())
+                   for metric, (name, _, _) in metric_info.items())
     body = ''.join(f'<tr><th scope="row">{statistic}</th>'
-                   + ''.join(f'<td>{values[metric]:.1f}</td>' for metric in metric_info) + '</tr>'
-                   for statistic, values in summary.items())
+                   + ''.join(f'<td>{rounded(values[metric])}</td>' for metric in metric_info)
+                   + '</tr>' for statistic, values in summary.items())
     histograms = ''.join(_histogram(metric, name, [row[metric] for row in rows],
                                     summary['mean'][metric], summary['median'][metric])
-                         for metric, (name, _) in metric_info.items())
-    meanings = {f'{metric}, {name}': meaning for metric, (name, meaning) in metric_info.items()}
+                         for metric, (name, _, unit) in metric_info.items() if unit == '%')
+    meanings = {f'{metric}, {name}': meaning for metric, (name, meaning, _) in metric_info.items()}
     return (f'<div class="wide"><table><caption>Metrics over {_count_text(len(rows))} with a '
-            f'label, in percent</caption><thead><tr><td></td>{head}</tr></thead>'
-            f'<tbody>{body}</tbody></table></div><div class="histograms">{histograms}</div>'
+            f'label, in percent; distances in px or mm</caption><thead><tr><td></td>{head}</tr>'
+            f'</thead><tbody>{body}</tbody></table></div><div class="histograms">{histograms}</div>'
             f'<details><summary>What the metrics mean</summary>{_definitions(meanings)}</details>')
 
 

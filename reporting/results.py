@@ -14,9 +14,9 @@ from PIL import Image
 from dataset import Case, read_image, read_label
 from reporting import report, visualize
 from reporting.report import MetricInfo, Summarize, Summary
-from reporting.tables import TableWriter, open_table
+from reporting.tables import TableWriter, open_table, rounded
 from runtime import distributed
-from runtime.files import TEXT, make_folder, writing
+from runtime.files import TEXT, atomic_write, make_folder, writing
 from runtime.staging import new_staging_folder
 
 OVERVIEW_CASES = 8
@@ -75,23 +75,20 @@ class ResultFolder:
         with writing(self.final / 'overview.png'):
             Image.fromarray(visualize.image_grid(rows)).save(self.folder / 'overview.png')
 
-    def write_metrics(self, used: dict[str, Any], rows: list[Row], mean: dict[str, float],
+    def write_metrics(self, used: dict[str, Any], rows: list[Row], summary: Summary,
                       metric_names: Iterable[str]) -> None:
-        """metrics.csv, one image a row, and metrics.json with the means, percent; both empty
-        without labels. `used` says how they came about: files, stage, post-processing."""
-        with writing(self.final / 'metrics.csv'), open_table(self.folder / 'metrics.csv') as file:
-            writer = TableWriter(file, ['name', *metric_names])
-            for row in rows:
-                writer.writerow(row)
-        content = {**used, 'images': len(rows), 'mean': mean, 'per_image': rows}
-        with writing(self.final / 'metrics.json'):
-            (self.folder / 'metrics.json').write_text(json.dumps(content, indent=2) + '\n', **TEXT)
+        """See the function `write_metrics`. `used` says how they came about: files, stage,
+        post-processing."""
+        with writing(self.final / 'metrics.csv'):
+            write_metrics(self.folder, used | metrics_record(rows, summary), rows,
+                          ['name', *summary.get('mean', metric_names)])
 
     def write_report(self, used: dict[str, Any], cases: list[Case], rows: list[Row],
                      metric_info: MetricInfo, summarize: Summarize) -> None:
         """report.html of the test, `used` as in `write_metrics`. Of more than MAX_IN_REPORT cases
         it shows those of lowest JA and then, those without a label, the first."""
-        metrics = {row['name']: {name: row[name] for name in metric_info} for row in rows}
+        metrics = {row['name']: {name: row[name] for name in metric_info if name in row}
+                   for row in rows}
         by_ja = sorted(cases, key=lambda case: metrics.get(case.name, {}).get('JA', 101))
         shown = set(by_ja[:MAX_IN_REPORT])
         facts = {name.replace('_', ' '):
@@ -145,10 +142,33 @@ def write_val_report(path: Path, dataset_name: str, facts: dict[str, str], cases
     report.write(path, f'{dataset_name}: val', facts, entries(), metric_info, summarize)
 
 
-def table(summary: Summary, labeled_count: int, case_count: int) -> str:
-    """Mean, median, lowest and highest of all metrics over the labeled cases, to print."""
-    lines = [f'{labeled_count} of {case_count} images have labels'.ljust(32)
-             + ''.join(f'{name:>8}' for name in summary['mean']) + '  percent, 0 to 100']
+def metrics_record(rows: list[Row], summary: Summary) -> dict[str, Any]:
+    """What metrics.json holds of metrics: means with their 95 % intervals, in percent and px or mm,
+    of how many images a distance is undefined, and all rows; all empty without labels."""
+    mean, low, high = (summary.get(name, {}) for name in ('mean', '95 % from', '95 % to'))
+    return {'images': len(rows), 'mean': mean,
+            'interval': {short: [low[short], high[short]] for short in mean},
+            'undefined': summary.get('undefined', {}), 'per_image': rows}
+
+
+def write_metrics(folder: Path, content: dict[str, Any], rows: list[Row],
+                  columns: list[str]) -> None:
+    """metrics.csv, one image a row, and metrics.json."""
+    with (atomic_write(folder / 'metrics.csv') as temporary, open_table(temporary) as file):
+        writer = TableWriter(file, columns)
+        for row in rows:
+            writer.writerow(row)
+    with atomic_write(folder / 'metrics.json') as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + '\n', **TEXT)
+
+
+def table(summary: Summary, labeled_count: int, case_count: int,
+          what: str = 'images have labels') -> str:
+    """Mean, 95 % interval, median, lowest and highest of all metrics over the labeled cases, and of
+    how many a distance is undefined, to print."""
+    lines = [f'{labeled_count} of {case_count} {what}'.ljust(32)
+             + ''.join(f'{name:>8}' for name in next(iter(summary.values()))) + '  percent, px, mm']
     for statistic, values in summary.items():
-        lines.append(statistic.ljust(32) + ''.join(f'{value:8.1f}' for value in values.values()))
+        lines.append(statistic.ljust(32) + ''.join(f'{rounded(value):>8}'
+                                                   for value in values.values()))
     return '\n'.join(lines)

@@ -28,6 +28,13 @@ class TableWriter:
         self._writer.writerow({name: as_text(value) for name, value in row.items()})
 
 
+def rounded(value: float | None, unit: str = '') -> str:
+    """A metric to print, with one decimal; a count without, and – for what is undefined."""
+    if value is None:
+        return '–'
+    return f'{value}' if isinstance(value, int) else f'{value:.1f}{unit and " " + unit}'
+
+
 def as_text(value: Any) -> Any:
     """A cell of which no spreadsheet makes a formula; numbers stay numbers."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

@@ -46,6 +46,17 @@ def overlay(image: np.ndarray, segmentation: np.ndarray, label: np.ndarray | Non
     return draw_outline(image, segmentation, SEGMENTATION_COLOR)
 
 
+def error_map(segmentation: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Two bool masks H×W: what both hold is white, the segmentation alone and the label alone have
+    the colors of their outlines."""
+    image = np.zeros((*label.shape, 3), np.uint8)
+    for where, color in ((segmentation & label, (255, 255, 255)),
+                         (segmentation & ~label, SEGMENTATION_COLOR),
+                         (label & ~segmentation, LABEL_COLOR)):
+        image[where] = color
+    return image
+
+
 def image_grid(rows: dict[str, list[np.ndarray]], size: int = 128) -> np.ndarray:
     """Rows of images below each other, every row with its name, every image size × size px."""
     lines = []

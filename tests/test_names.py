@@ -75,8 +75,8 @@ def test_a_data_set_whose_name_is_a_pattern(all_stages):
 def test_home_in_every_path(monkeypatch, tmp_path):
     monkeypatch.setenv('HOME', str(tmp_path))
     paths = {name for name, option in OPTIONS.items() if option.metadata['path']}
-    assert paths == {'data_root', 'result_dir', 'checkpoint', 'source', 'input', 'output',
-                     'teacher', 'encoder_weights'}
+    assert paths == {'data_root', 'result_dir', 'checkpoint', 'source', 'input', 'labels',
+                     'output', 'teacher', 'encoder_weights'}
     for name in paths:
         several = OPTIONS[name].type is tuple
         config = resolve({name: ['~/x', 'y'] if several else '~/x/'})

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from helpers import assert_one_line_error, draw_images, names, read_csv, read_pixels, run_here
+from inference.postprocess import slices_with_lesion
 from networks import MaskPrediction
 from nifti_files import head, store
 from predict import Predictor, predict_volume
@@ -277,6 +278,7 @@ def test_turned_photos_links_and_masks_beside_images(predict, tmp_path):
 @pytest.mark.parametrize('arguments, parts', (
     ('', ['--input', 'needs it']),
     ('--input a.png', ['--output', 'needs it']),
+    ('--input a.png --input b.png --output out', ['--input', 'takes one file or folder']),
     ('--input absent.png --output out', ['absent.png', 'no such file or folder']),
     ('--input . --output masks', ['masks', 'lies in --input']),
     ('--input a.png --output a.png', ['a.png', 'write over --input']),
@@ -347,16 +349,64 @@ def test_known_answer_and_presence_threshold(checkpoint):
     certain = predictor.network.predict_mask
     predictor.network.predict_mask = lambda image: MaskPrediction(0.4 * certain(image).mask)
     predictor.rule = 'otsu'  # which on its own would separate them
-    assert not predictor.predict([image])[0].any()
+    empty = next(predictor.predict_each([image]))
+    assert not empty.segmentation.any()
+    assert empty.note == 'highest soft value 0.40, below --presence_threshold 0.5'
     predictor.config = replace(predictor.config, presence_threshold=0.3)
     np.testing.assert_array_equal(predictor.predict([image])[0], image[..., 0] > 0)
+    predictor.rule = 'threshold'
+    assert 'value 0.40, but --postprocess threshold leaves nothing' in next(
+        predictor.predict_each([image])).note
+
+
+def test_an_empty_segmentation_says_why(predict, tmp_path):
+    draw_images(tmp_path / 'in', [f'{number}.png' for number in range(7)])
+    store(tmp_path / 'in' / 'head.nii', head())
+    result = predict('--input', 'in', '--output', 'out', '--presence_threshold', 1)
+    assert result.stdout.count('below --presence_threshold 1\n') == 5
+    assert 'empty: 0.png: highest soft value 0.' in result.stdout
+    assert '… and 3 more; see the column note' in result.stdout
+    rows = read_csv(tmp_path / 'out' / 'predictions.csv')
+    assert len(rows) == 8 and all('highest soft value' in row['note'] for row in rows)
+
+
+# highest soft value of each slice, and which hold a lesion by a threshold of 0.5
+VOLUMES = (([.2, .6, .9, .99, .7, .3, .7, .2], [0, 1, 1, 1, 1, 0, 0, 0]),
+           ([.1, .7, .1, .6, .1], [0, 1, 0, 1, 0]), ([.1, .49], [0, 0]), ([], []),
+           ([.9, .1, .9], [1, 0, 1]), ([.5, .5], [1, 1]))
+
+
+@pytest.mark.parametrize('highest, present', VOLUMES)
+def test_presence_is_decided_per_volume_and_slice(highest, present):
+    assert slices_with_lesion(np.array(highest), 0.5).tolist() == list(map(bool, present))
+    assert slices_with_lesion(np.array(highest), 0).all()
+
+
+def test_a_slice_less_sure_than_its_volume_stays_empty(checkpoint, tmp_path):
+    predictor = bright_is_lesion(checkpoint, 0.75, img_size=64)
+    certain, seen = predictor.network.predict_mask, []
+
+    def surer_from_slice_to_slice(image):
+        masks = certain(image).mask.clone()
+        for mask in masks:  # slices 2 to 17; the spot is in 8 to 12
+            seen.append(len(seen))
+            mask *= 1 if seen[-1] in (7, 8, 9) else 0.6
+        return MaskPrediction(masks)
+    predictor.network.predict_mask = surer_from_slice_to_slice
+    values = np.kron(head(), np.ones((2, 2, 1), np.float32))
+    values[36:46, 52:64, 15] = 400
+    volume = nifti.read(store(tmp_path / 'head.nii', values))
+    predictor.rule = 'otsu'
+    segmentation, _, note = predict_volume(predictor, volume)
+    assert np.flatnonzero(segmentation.any((0, 1))).tolist() == [8, 9, 10, 11, 12]
+    assert note.startswith('left empty, as soft values are higher elsewhere') and '15' in note
 
 
 def test_known_answer_in_a_volume(checkpoint, tmp_path):
     predictor = bright_is_lesion(checkpoint, 0.75, img_size=64)
     values = np.kron(head(), np.ones((2, 2, 1), np.float32))
     volume = nifti.read(store(tmp_path / 'head.nii', values, (1, 2, 0), (-1, 1, -1)))
-    segmentation, probability = predict_volume(predictor, volume)
+    segmentation, probability, _ = predict_volume(predictor, volume)
     spot = values == 400
     assert (segmentation.astype(bool) & spot).sum() > 0.8 * spot.sum()
     assert (segmentation.astype(bool) & ~spot).sum() < 0.2 * spot.sum()

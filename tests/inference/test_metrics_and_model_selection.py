@@ -3,10 +3,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from inference import metrics
-from inference.metrics import METRICS, jaccard, paired_bootstrap, segmentation_metrics
+from inference.metrics import (
+    DISTANCES,
+    METRICS,
+    all_metrics,
+    bootstrap,
+    jaccard,
+    paired_bootstrap,
+    segmentation_metrics,
+)
 from inference.model_selection import LabelFreeScore
 
 EMPTY, FULL = np.zeros((3, 3), bool), np.ones((3, 3), bool)
@@ -17,7 +26,7 @@ def test_known_answer():
     label = np.array([[1, 0, 1, 1, 0]], bool)  # TP 1, FP 1, FN 2, TN 1
     percent = segmentation_metrics(prediction, label)
     assert percent == pytest.approx({'JA': 25, 'AC': 40, 'DI': 40, 'SE': 100 / 3, 'SP': 50})
-    assert list(percent) == list(METRICS) == list(metrics.METRIC_INFO)
+    assert [*percent, *DISTANCES] == [*METRICS, *DISTANCES] == list(metrics.METRIC_INFO)
     assert jaccard(prediction, label) == 0.25
     with pytest.raises(ValueError, match='shape'):
         segmentation_metrics(np.zeros((2, 2), bool), EMPTY)
@@ -35,13 +44,64 @@ def test_zero_of_zero_is_100():
     assert jaccard(EMPTY, EMPTY) == jaccard(FULL, FULL) == 1 and jaccard(FULL, EMPTY) == 0
 
 
+def block(shape, *corners, side=10):
+    mask = np.zeros(shape, bool)
+    for corner in corners:
+        mask[tuple(slice(start, start + side) for start in corner)] = True
+    return mask
+
+
+def test_distances_of_known_answer():
+    """Shifted squares, a far speck, an anisotropic volume, and two single pixels."""
+    square = block((40, 40), (5, 5))
+    shifted = all_metrics(square, block((40, 40), (5, 8)))
+    assert shifted['HD95'] == 3 and 0.5 < shifted['ASSD'] < 3 and 'HD95_mm' not in shifted
+    assert all_metrics(square, square)['HD95'] == all_metrics(square, square)['ASSD'] == 0
+    # of the surface of the second 4 of 40 pixels are far, of all 76 they are 5.3 %, of the first 0
+    speck = square | block((40, 40), (30, 5), side=2)
+    assert all_metrics(square, speck)['HD95'] == all_metrics(speck, square)['HD95'] > 15
+    cube = block((20, 20, 20), (4, 4, 4))
+    in_mm = all_metrics(cube, block((20, 20, 20), (4, 4, 5)), (1, 1, 5))
+    assert (in_mm['HD95'], in_mm['HD95_mm']) == (1, 5)
+    pixels = [block((9, 9), corner, side=1) for corner in ((1, 1), (4, 5))]
+    assert {all_metrics(*pixels, (2, 2))[short] for short in ('HD95', 'ASSD')} == {5}
+    assert {all_metrics(*pixels, (2, 2))[short] for short in ('HD95_mm', 'ASSD_mm')} == {10}
+    for one, other in ((EMPTY, FULL), (FULL, EMPTY), (EMPTY, EMPTY)):
+        assert all_metrics(one, other)['HD95'] is None is all_metrics(one, other)['ASSD']
+
+
+@pytest.mark.parametrize('shape, spacing', [((30, 40), (1, 1)), ((12, 14, 9), (0.7, 1, 4.5))])
+def test_distances_equal_those_of_distance_transforms(shape, spacing):
+    rng = np.random.default_rng(len(shape))
+    masks = [ndimage.gaussian_filter(rng.normal(size=shape), 2) > 0 for _ in range(2)]
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in masks]
+    there, back = (ndimage.distance_transform_edt(~surfaces[1 - index], spacing)[surfaces[index]]
+                   for index in (0, 1))
+    result = all_metrics(*masks, spacing)
+    assert result['HD95_mm'] == pytest.approx(max(np.percentile(there, 95),
+                                                  np.percentile(back, 95)))
+    assert result['ASSD_mm'] == pytest.approx(np.concatenate((there, back)).mean())
+
+
 def test_summary_over_images():
     rows = [{'name': f'image{value}', **dict.fromkeys(METRICS, value)} for value in (0.0, 50.0, 10)]
-    summary = metrics.summarize(rows)
+    summary, (low, high) = metrics.summarize(rows), bootstrap((0, 50, 10))
     assert summary == {name: dict.fromkeys(METRICS, value) for name, value in (
-        ('mean', 20.0), ('median', 10.0), ('lowest', 0.0), ('highest', 50.0))}
+        ('mean', 20.0), ('95 % from', low), ('95 % to', high), ('median', 10.0), ('lowest', 0.0),
+        ('highest', 50.0))}
     assert metrics.mean_metrics(rows) == summary['mean']
     assert metrics.mean_metrics([]) == metrics.summarize([]) == {}
+    assert bootstrap([3]) == bootstrap([]) == (None, None)
+
+
+def test_undefined_distances_are_counted_and_not_averaged():
+    rows = [all_metrics(*masks) for masks in ((EMPTY, FULL), (FULL, EMPTY), (FULL, FULL))]
+    rows[2]['HD95'] = 8.0
+    summary = metrics.summarize(rows)
+    assert summary['mean']['HD95'] == summary['lowest']['HD95'] == 8
+    assert summary['95 % from']['HD95'] is None  # of one image
+    assert summary['undefined'] == dict.fromkeys(METRICS, 0) | {'HD95': 2, 'ASSD': 2}
+    assert metrics.summarize(rows[:2])['mean']['HD95'] is None
 
 
 def test_the_bootstrap_interval():
