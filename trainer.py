@@ -302,7 +302,7 @@ class Trainer:
             batches = dataset.image_batches(paths[:GRID_IMAGES], self.config, 1,
                                             self.soft_masks[split])
             for path, batch in zip(paths, batches, strict=False):
-                inputs = [batch[name].to(self.device) for name in ('image', 'mask') if name in batch]
+                inputs = [batch[key].to(self.device) for key in ('image', 'mask') if key in batch]
                 columns[f'{split}\n{path.name}'] = self.stage.visuals(*inputs)
         return columns
 

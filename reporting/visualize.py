@@ -89,8 +89,8 @@ def image_grid(columns: dict[str, dict[str, np.ndarray]], size: int = 128) -> np
     for column, (lines, images) in enumerate(zip(titles, columns.values(), strict=True)):
         x = left + column * (size + GAP)
         for number, line in enumerate(lines):
-            draw.text((x, GAP / 2 + number * line_height), shorten(printable(line), font, size),
-                      'black', font)
+            text = shorten(printable(line), font, size - GAP)
+            draw.text((x, GAP / 2 + number * line_height), text, 'black', font)
         for row, kind in enumerate(kinds):
             corner = x, top + row * (size + GAP)
             if kind in images:
