@@ -284,18 +284,18 @@ class Trainer:
             self.iteration % self.config.save_freq == 0 and not self.guard.in_a_row)
 
     @torch.no_grad()
-    def _image_grid(self, data: Data) -> dict[str, list[np.ndarray]]:
-        """Rows of the image grid: some of trainA and val, read apart since they may share names."""
+    def _image_grid(self, data: Data) -> dict[str, dict[str, np.ndarray]]:
+        """The image grid's columns by title: some of trainA and val, which may share names."""
         self.stage.networks.eval()
-        shown = ((data.images['A'][:GRID_IMAGES], self.soft_masks['train']),
-                 ([case.image for case in data.val_cases[:GRID_IMAGES]], self.soft_masks['val']))
-        rows = {}
-        for paths, masks in shown:
-            for batch in dataset.image_batches(paths, self.config, 1, masks):
-                batch = {name: part.to(self.device) for name, part in batch.items()}
-                for name, image in self.stage.visuals(batch['image'], batch.get('mask')).items():
-                    rows.setdefault(name, []).append(image)
-        return rows
+        shown = {'train': data.images['A'], 'val': [case.image for case in data.val_cases]}
+        columns = {}
+        for split, paths in shown.items():
+            batches = dataset.image_batches(paths[:GRID_IMAGES], self.config, 1,
+                                            self.soft_masks[split])
+            for path, batch in zip(paths, batches, strict=False):
+                inputs = [batch[key].to(self.device) for key in ('image', 'mask') if key in batch]
+                columns[f'{split}\n{path.name}'] = self.stage.visuals(*inputs)
+        return columns
 
     # ------------------------------------------------------------------- validation and saving
 
@@ -448,7 +448,7 @@ class Trainer:
                      outcomes: list[CaseResult], used: dict[str, Any]) -> None:
         """Metrics, overview and report, and what came of it in words."""
         rows = [outcome.metrics for outcome in outcomes if outcome.metrics]
-        results.write_overview(cases)
+        results.write_overview(cases, rows)
         results.write_metrics(used, rows, summary := summarize(rows), METRIC_INFO)
         if self.config.save_visuals:
             results.write_report(used, cases, rows, METRIC_INFO, summarize)

@@ -323,13 +323,12 @@ def analyze_errors(experiment: Experiment, test: Cases, soft: list[np.ndarray],
                     'pixels': int((bins == number).sum())}
                    for number in range(10) if (bins == number).any()]
     worst = np.argsort(ja)[:10]
-    grid = visualize.image_grid({
-        'image': [test.images[index] for index in worst],
-        'mask': [visualize.from_mask(soft[index] / 255) for index in worst],
-        'outlines': [visualize.overlay(test.images[index], segmentations[index],
-                                       test.labels[index]) for index in worst]})
-    cv2.imwrite(str(output / f'worst_{suffix}.png'), grid[..., ::-1])
     names = list(scores)
+    grid = visualize.image_grid({f'JA {ja[index]:.1f}\n{names[index]}': {
+        'image': test.images[index], 'mask': visualize.from_mask(soft[index] / 255),
+        'overlay': visualize.overlay(test.images[index], segmentations[index],
+                                     test.labels[index])} for index in worst})
+    cv2.imwrite(str(output / f'worst_{suffix}.png'), grid[..., ::-1])
     (output / f'errors_{suffix}.json').write_text(json.dumps(
         {'thirds by size': thirds, 'calibration': calibration,
          'worst': [(names[index], float(ja[index])) for index in worst]}, indent=1) + '\n')

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from inference.soft_masks import as_conditioning, average_over_flips
+from inference.soft_masks import FLIPS, as_conditioning, clears_background
 from runtime import targets
 from runtime.files import atomic_write, remove_temporary
 from runtime.lock import locked
@@ -27,13 +27,15 @@ TEST_SHAPES = ((1, 1, 1), (3, 1, 1), (2, 1.5, 0.75))  # batch, factors of height
 class Predictor(Protocol):  # what is used of a predict.Predictor
     network: nn.Module
     rule: str
+    exponent: float
     stage1: 'Predictor | None'
     files: list[Path]
 
 
 class MaskOnly(nn.Module):
-    """Images B×img_ch×H×W in [-1, 1] to soft masks B×1×H×W in [0, 1], averaged over flips as --tta
-    says. The published stage 2 also takes the stage-1 soft mask B×1×H×W in [-1, 1]."""
+    """Images B×img_ch×H×W in [-1, 1] to the soft masks B×1×H×W in [0, 1] of soft_masks.outputs,
+    averaged over flips as --tta says. The published stage 2 also takes the stage-1 soft mask
+    B×1×H×W in [-1, 1]."""
 
     def __init__(self, network: nn.Module, config: Config) -> None:
         super().__init__()
@@ -47,8 +49,17 @@ class MaskOnly(nn.Module):
     def forward(self, image: Tensor, conditioning: Tensor | None = None) -> Tensor:
         inputs = [image] if conditioning is None else [
             image, as_conditioning(conditioning, self.config.img_ch)]
-        mask = self.network.predict_mask(*inputs).mask
-        return average_over_flips(self.network, inputs, mask, self.config.tta)
+        # all flips as one batch: exporting a call for each takes a multiple of the time
+        flips = ((), *FLIPS[self.config.tta])
+        views = [torch.cat([part.flip(axes) if axes else part for axes in flips])
+                 for part in inputs]
+        masks = self.network.predict_mask(*views).mask.unflatten(0, (len(flips), -1))
+        mask = torch.stack([masks[number].flip(axes) if axes else masks[number]
+                            for number, axes in enumerate(flips)]).mean(0)
+        if clears_background(self.config):
+            darkest = image.amin((1, 2, 3), keepdim=True)
+            mask = mask.masked_fill(image.amax(1, keepdim=True) == darkest, 0)
+        return mask
 
 
 def run(config: Config, predictor: Predictor) -> int:
@@ -77,7 +88,7 @@ def export(config: Config, predictor: Predictor, target: Path) -> int:
     any_size = (config.encoder == 'none' if config.method == 'student'
                 else config.light or config.method == 'localizer')
     with atomic_write(target) as temporary:
-        write(network, temporary, names, any_size)
+        write(network, temporary, names, any_size, metadata(config, predictor))
         difference = compare(network, temporary, names, any_size)
         if not difference <= MAX_DIFFERENCE:
             raise OSError(f'{target}: not written, since its masks differ from those of torch by '
@@ -89,6 +100,20 @@ def export(config: Config, predictor: Predictor, target: Path) -> int:
     if predictor.rule != 'threshold':
         print(f'its post-processing here is {predictor.rule}, which is not part of the file')
     return 0
+
+
+def metadata(config: Config, predictor: Predictor) -> dict[str, str]:
+    """What a program has to know to use the file, by the keys that docs/prediction.md explains."""
+    height, width = config.size
+    about = {'height': height, 'width': width, 'color': 'RGB' if config.img_ch == 3 else 'L',
+             'mean': 127.5, 'std': 127.5, 'class': 'lesion', 'postprocess': predictor.rule}
+    if predictor.rule == 'threshold':
+        about['threshold'] = 0.5
+    if predictor.rule == 'crf':
+        about['crf_t'] = predictor.exponent
+    if config.clear_corners:
+        about['clear_corners'] = True
+    return {name: str(value) for name, value in about.items()}
 
 
 def check_libraries() -> None:
@@ -109,17 +134,21 @@ def examples(config: Config, names: list[str], batch: int, height: int, width: i
                              .astype(np.float32)) for name in names]
 
 
-def write(network: MaskOnly, path: Path, names: list[str], any_size: bool) -> None:
-    """One ONNX file with these inputs, of any batch size and, if `any_size`, height and width."""
+def write(network: MaskOnly, path: Path, names: list[str], any_size: bool,
+          about: dict[str, str]) -> None:
+    """One ONNX file with these inputs, of any batch size and, if `any_size`, height and width, and
+    with `about` as metadata."""
     dynamic = dict.fromkeys((0, 2, 3) if any_size else (0,), torch.export.Dim.DYNAMIC)
     inputs = examples(network.config, names, 2, *network.config.size)
     for name in ('torch.onnx', 'onnxscript'):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # pages of progress
         warnings.simplefilter('ignore')
-        torch.onnx.export(network, tuple(inputs), str(path), dynamo=True, input_names=names,
-                          output_names=['mask'], dynamic_shapes=tuple(dynamic for _ in names),
-                          opset_version=OPSET, external_data=False, verbose=False)
+        program = torch.onnx.export(
+            network, tuple(inputs), dynamo=True, input_names=names, output_names=['mask'],
+            dynamic_shapes=tuple(dynamic for _ in names), opset_version=OPSET, verbose=False)
+        program.model.metadata_props.update(about)
+        program.save(str(path), external_data=False)
 
 
 def compare(network: MaskOnly, path: Path, names: list[str], any_size: bool) -> float:

@@ -104,12 +104,17 @@ def outputs(network: nn.Module, batch: dict[str, Tensor], config: Config, device
         output = network(*inputs, recon_of=0) if translate else network.predict_mask(*inputs)
         masks = average_over_flips(network, inputs, output.mask, config.tta)
     masks = to_array(masks[:, 0])
-    if config.generation == 'second' and is_generator:
+    if clears_background(config):
         masks = [clear_background(mask, image.transpose(1, 2, 0))
                  for mask, image in zip(masks, to_array(batch['image']), strict=True)]
     heatmaps, translations = ([None] * len(masks) if part is None else to_array(part)
                               for part in (output.heatmap, output.fake if translate else None))
     return [Output(*parts) for parts in zip(masks, heatmaps, translations, strict=True)]
+
+
+def clears_background(config: Config) -> bool:
+    """Whether masks are 0 on black background, see `clear_background`."""
+    return config.generation == 'second' and MASK_NETWORK[config.method] == 'genA2B'
 
 
 def images_at_a_time(config: Config, device: torch.device) -> int:

@@ -15,6 +15,7 @@ from runtime.files import TEXT, atomic_write
 
 COLUMNS = 4  # panels side by side
 PANEL_SIZE = 3.3, 2.4  # inches
+LEGEND_HEIGHT = 0.25  # inches
 SMOOTHED_SHARE = 30  # the running median spans 1/30 of a run's rows
 VAL_METRICS = ('JA', 'DI', 'SE')
 LINE_COLOR, FAINT_COLOR = '#1b5e9b', '#b8c9d9'
@@ -50,11 +51,11 @@ def draw(folder: Path) -> Path | None:
     if not count:
         return None
     width, height = min(count, COLUMNS), -(-count // COLUMNS)
-    wide, high = PANEL_SIZE[0] * width, PANEL_SIZE[1] * height
+    wide, high = PANEL_SIZE[0] * width, PANEL_SIZE[1] * height + LEGEND_HEIGHT
     figure = Figure(figsize=(wide, high))
     # inches around and between panels (matplotlib's own layouts draw everything twice)
     figure.subplots_adjust(left=0.6 / wide, right=1 - 0.1 / wide, bottom=0.5 / high,
-                           top=1 - 0.3 / high, wspace=0.3, hspace=0.5)
+                           top=1 - (0.3 + LEGEND_HEIGHT) / high, wspace=0.3, hspace=0.5)
     panels = list(figure.subplots(height, width, squeeze=False).ravel())
     for panel, table in zip(panels, tables.values(), strict=False):
         iterations = table.pop('iteration')
@@ -64,9 +65,9 @@ def draw(folder: Path) -> Path | None:
         panel.legend(fontsize=8)
     for panel, name in zip(panels[len(tables):], names, strict=False):
         iterations, values = losses['iteration'], losses[name]
-        panel.plot(iterations, values, color=FAINT_COLOR, linewidth=0.7)
+        raw, = panel.plot(iterations, values, color=FAINT_COLOR, linewidth=0.7)
         smoothed = median_filter(values, max(1, len(values) // SMOOTHED_SHARE), mode='nearest')
-        panel.plot(iterations, smoothed, color=LINE_COLOR)
+        median, = panel.plot(iterations, smoothed, color=LINE_COLOR)
         low, high = np.nanpercentile(np.where(np.isfinite(values), values, np.nan), (0, 99))
         if low > 0 and high > 20 * low:  # more than a decade
             panel.set_yscale('log')
@@ -77,6 +78,9 @@ def draw(folder: Path) -> Path | None:
         panel.set_xlabel('iteration', fontsize=8)
     for panel in panels[count:]:
         panel.set_axis_off()
+    if names:
+        figure.legend((raw, median), ('each iteration', 'running median'), fontsize=8,
+                      loc='upper right', ncols=2, frameon=False, borderaxespad=0)
     with atomic_write(folder / 'curves.png') as temporary:
         figure.savefig(temporary, dpi=110, format='png')
     return folder / 'curves.png'

@@ -6,19 +6,25 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from dataset import read_image
 from reporting.tables import rounded
-from reporting.visualize import LABEL_COLOR, SEGMENTATION_COLOR
+from reporting.visualize import (
+    LABEL_COLOR,
+    SEGMENTATION_COLOR,
+    all_kinds,
+    image_grid,
+    kind_name,
+)
 from runtime.files import TEXT, atomic_write
 
 # A report of more entries holds smaller images, so that 1000 of them take less than 30 MB
@@ -26,26 +32,27 @@ MAX_LARGE_ENTRIES = 200
 LARGE_SIDE, SMALL_SIDE = 256, 192  # px, the longer side
 WEBP_QUALITY = 75
 HISTOGRAM_BINS = 20  # over 0 to 100 percent
+OVERVIEW_CASES, OVERVIEW_SIDE = 8, 192  # columns of the overview, and px of an image there
 
-KIND_NAMES = {'mask': 'soft mask', 'teacher_mask': "teacher's soft mask"}
 KIND_MEANINGS = {
     'image': 'the original image',
-    'heatmap': 'class attention, which regions make the image look diseased: blue low, red high, '
-               'each rescaled to its own range',
-    'teacher_mask': 'the soft mask that stage 2 started from',
+    'heatmap': 'which regions make the image look diseased, by class attention (stage 0: by the '
+               "localizer's logits): blue low, red high, each rescaled to its own range",
+    'teacher_mask': 'the soft mask that stage 2 learned from (of stage 0: the localization map)',
     'mask': 'the soft mask: how certain the network is of a lesion at each pixel, from black '
             '(none) to white (certain)',
     'segmentation': 'the lesion (white), decided from the soft mask',
     'label': 'the reference (white), drawn by experts or given by the data set',
     'translation': 'the image as the network expects it without disease',
-    'overlay': 'the image with two outlines: segmentation yellow, label green',
+    'overlay': 'the image with two outlines: segmentation yellow, label light blue',
     'second_segmentation': 'the lesion (white) by the second --input',
     'errors': 'segmentation and label: white both, yellow the segmentation alone (false positive), '
-              'green the label alone (false negative)',
+              'light blue the label alone (false negative)',
     'second_errors': 'the same of the second --input'}
 BINARY_KINDS = {'segmentation', 'label', 'second_segmentation', 'errors',
                 'second_errors'}  # kept without loss, shown with crisp pixels
 
+Case = TypeVar('Case')
 MetricInfo = dict[str, tuple[str, str, str]]  # short name -> full name, meaning, unit
 Summary = dict[str, dict[str, float | None]]  # mean, median, … -> metric -> value, if defined
 Summarize = Callable[[list[dict[str, float | None]]], Summary]
@@ -70,7 +77,7 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
     display order, and has to hold JA, which cases are sorted by; those that no entry has are not
     shown. `summarize` computes the rows of the table from the entries' metrics."""
     reduced = _reduce(entries)
-    kinds = _all_kinds(reduced)
+    kinds = all_kinds(entry.images for entry in reduced)
     rows = [entry.metrics for entry in reduced if entry.metrics]
     metric_info = {short: info for short, info in metric_info.items()
                    if not rows or any(short in row for row in rows)}
@@ -82,9 +89,11 @@ def write(path: Path, title: str, facts: dict[str, str], entries: Iterable[Entry
     summary = _summary(rows, metric_info, summarize(rows)) if rows else (
         '<p>No image has a label, so there are no metrics.</p>')
     meanings = {kind_name(kind): KIND_MEANINGS.get(kind, '') for kind in kinds}
+    legend = _legend() if 'overlay' in kinds else ''
     parts = {'script': [f'sha256-{digest}'], 'title': [escape(title)],
              'facts': [_definitions(facts)], 'metrics': [summary],
-             'kinds': [_definitions(meanings), _legend() if 'overlay' in kinds else ''],
+             'overview': [_overview(reduced), legend] if kinds else [],
+             'kinds': [_definitions(meanings), legend],
              'data': _data(kinds, metric_info, reduced)}
     with (atomic_write(path) as temporary,
           open(temporary, 'w', newline='\n', **TEXT) as file):
@@ -109,34 +118,52 @@ def _reduce(entries: Iterable[Entry]) -> list[Entry]:
 
 def _webp(source: np.ndarray | Path | bytes, kind: str, side: int) -> bytes:
     """An image as WebP, reduced to at most side × side px."""
-    if isinstance(source, bytes):
-        image = Image.open(BytesIO(source), formats=('WEBP',))
-    else:
-        image = read_image(source) if isinstance(source, Path) else Image.fromarray(source)
-        if kind == 'label':  # in its file lesion may be 1
-            half = np.asarray(image).max() / 2
-            image = image.point(lambda value: 255 if value > half else 0)
+    image = _open(source, kind)
     image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2)
     file = BytesIO()
     image.save(file, 'WEBP', quality=WEBP_QUALITY, lossless=kind in BINARY_KINDS)
     return file.getvalue()
 
 
-def kind_name(kind: str) -> str:
-    """The kind in words."""
-    return KIND_NAMES.get(kind, kind.replace('_', ' '))
+def _open(source: np.ndarray | Path | bytes, kind: str) -> Image.Image:
+    """An image of an Entry."""
+    if isinstance(source, bytes):
+        return Image.open(BytesIO(source), formats=('WEBP',))
+    image = read_image(source) if isinstance(source, Path) else Image.fromarray(source)
+    if kind == 'label':  # in its file lesion may be 1
+        half = np.asarray(image).max() / 2
+        image = image.point(lambda value: 255 if value > half else 0)
+    return image
 
 
-def _all_kinds(entries: list[Entry]) -> list[str]:
-    """The kinds of all entries in display order: a new one comes behind its predecessor."""
-    kinds = []
+def across_ranking(cases: Sequence[Case], ja: Callable[[Case], float | None]) -> list[Case]:
+    """At most OVERVIEW_CASES cases, evenly spaced from the lowest to the highest JA (`ja` gives
+    percent); those without a label come last."""
+    ranked = sorted(cases, key=lambda case: 101 if ja(case) is None else ja(case))
+    places = np.linspace(0, len(ranked) - 1, min(len(ranked), OVERVIEW_CASES)).round()
+    return [ranked[int(place)] for place in places]
+
+
+def overview(entries: Iterable[Entry]) -> np.ndarray:
+    """The image grid of some entries, uint8 H×W×3: a column each, with JA and name."""
+    columns = {}
     for entry in entries:
-        index = 0
-        for kind in entry.images:
-            if kind not in kinds:
-                kinds.insert(index, kind)
-            index = kinds.index(kind) + 1
-    return kinds
+        ja = f'JA {entry.metrics["JA"]:.1f} %' if entry.metrics else 'no label'
+        columns[f'{ja}\n{entry.name}'] = {
+            kind: np.asarray(_open(image, kind).convert('RGB'))
+            for kind, image in entry.images.items()}
+    return image_grid(columns, OVERVIEW_SIDE)
+
+
+def _overview(entries: list[Entry]) -> str:
+    """The overview as an image that the page holds."""
+    chosen = across_ranking(entries, lambda entry: entry.metrics and entry.metrics['JA'])
+    image = overview(chosen)
+    data = base64.b64encode(_webp(image, 'overview', max(image.shape))).decode()
+    names = ', '.join(escape(entry.name) for entry in chosen)
+    return (f'<div class="wide"><img class="overview" width="{image.shape[1]}" '
+            f'height="{image.shape[0]}" src="data:image/webp;base64,{data}" '
+            f'alt="Overview of {names}"></div>')
 
 
 def _data(kinds: list[str], metric_info: MetricInfo, entries: list[Entry]) -> Iterator[str]:

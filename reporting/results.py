@@ -19,13 +19,11 @@ from runtime import distributed
 from runtime.files import TEXT, atomic_write, make_folder, writing
 from runtime.staging import new_staging_folder
 
-OVERVIEW_CASES = 8
 MAX_IN_REPORT = 2000
-OVERVIEW_ROWS = ('image', 'heatmap', 'teacher_mask', 'mask', 'segmentation', 'label', 'translation',
-                 'overlay')
-WRITTEN_KINDS = (*(kind for kind in OVERVIEW_ROWS if kind not in ('image', 'label')),
+KINDS = ('image', 'heatmap', 'teacher_mask', 'mask', 'segmentation', 'label', 'translation',
+         'overlay')  # in display order
+WRITTEN_KINDS = (*(kind for kind in KINDS if kind not in ('image', 'label')),
                  'translation_B')  # folders of a test
-UNLABELED_GRAY = 127  # in place of a label in the overview
 
 Row = dict[str, Any]  # name and metrics of one case
 
@@ -62,18 +60,15 @@ class ResultFolder:
         if image is not None:
             self.write('overlay', case.name, visualize.overlay(image, segmentation, label))
 
-    def write_overview(self, cases: list[Case]) -> None:
-        """`overview.png`: the first OVERVIEW_CASES cases, one row for each kind of image."""
-        rows = {}
-        for case in cases[:OVERVIEW_CASES]:
-            original = np.asarray(read_image(case.image))
-            images = {'label': np.full_like(original, UNLABELED_GRAY)} | self._images_of(case)
-            for kind in sorted(images, key=OVERVIEW_ROWS.index):
-                image = images[kind]
-                rows.setdefault(report.kind_name(kind), []).append(
-                    np.asarray(read_image(image)) if isinstance(image, Path) else image)
+    def write_overview(self, cases: list[Case], rows: list[Row]) -> None:
+        """`overview.png`: some cases from the lowest to the highest JA, see report.overview."""
+        metrics = {row['name']: row for row in rows}
+        chosen = report.across_ranking(
+            cases, lambda case: metrics.get(case.name, {}).get('JA'))
+        grid = report.overview(report.Entry(case.name, self._images_of(case),
+                                            metrics.get(case.name)) for case in chosen)
         with writing(self.final / 'overview.png'):
-            Image.fromarray(visualize.image_grid(rows)).save(self.folder / 'overview.png')
+            Image.fromarray(grid).save(self.folder / 'overview.png')
 
     def write_metrics(self, used: dict[str, Any], rows: list[Row], summary: Summary,
                       metric_names: Iterable[str]) -> None:
@@ -112,7 +107,7 @@ class ResultFolder:
 
     def _images_of(self, case: Case) -> dict[str, np.ndarray | Path]:
         """All images of a case by kind in display order: files, and the label as an array."""
-        images = {kind: self.folder / kind / f'{case.name}.png' for kind in OVERVIEW_ROWS}
+        images = {kind: self.folder / kind / f'{case.name}.png' for kind in KINDS}
         images['image'] = case.image
         if case.label:
             images['label'] = visualize.from_mask(read_label(case.label, case.image))

@@ -112,12 +112,12 @@ class TrainingLog:
         self._add('score', iteration, {'score': score}, 'val/label-free ')
         self.flush()
 
-    def add_image_grid(self, iteration: int, rows: dict[str, list[np.ndarray]]) -> None:
-        """`A2B_<7 digits>.png`: rows of images below each other, and the curves up to here. The
+    def add_image_grid(self, iteration: int, columns: dict[str, dict[str, np.ndarray]]) -> None:
+        """`A2B_<7 digits>.png`: images by title and kind, and the curves up to here. The
         newest MAX_IMAGE_GRIDS files stay; TensorBoard's only grow, so it gets no more than that."""
         if not self.writes:
             return
-        grid = visualize.image_grid(rows)
+        grid = visualize.image_grid(columns)
         with atomic_write(self.image_folder / f'A2B_{iteration:07d}.png') as temporary:
             Image.fromarray(grid).save(temporary)
         files = sorted(self.image_folder.glob('A2B_*.png'))

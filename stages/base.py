@@ -51,8 +51,9 @@ class Stage(ABC):
 
     @abstractmethod
     def visuals(self, image: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:
-        """Rows of the image grid for one image 1×img_ch×H×W and the teacher's soft mask 1×1×H×W of
-        it, both in [-1, 1]: name → uint8 H×W×3. Called without gradients, in evaluation mode."""
+        """The image grid's column of one image 1×img_ch×H×W and the teacher's soft mask 1×1×H×W of
+        it, both in [-1, 1]: kind (see visualize.KIND_NAMES) → uint8 H×W×3. Called without
+        gradients, in evaluation mode."""
 
     @property
     def mask_network(self) -> nn.Module:

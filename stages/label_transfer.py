@@ -202,13 +202,13 @@ class LabelTransferStage(Stage):
         image that comes back from A to B to A is shown in its place."""
         inputs = [image]
         rows = {'image': visualize.from_tensor(image[0])}
+        if mask is not None:
+            rows['teacher_mask'] = visualize.from_tensor(mask[0])
         if mask is not None and self.config.takes_conditioning:
             inputs.append(as_conditioning(mask, self.config.img_ch))
-            rows['teacher mask'] = visualize.from_tensor(mask[0])
         elif mask is not None:
             lesion, = self._lesion({'A': image, 'mask': mask})
-            rows['localization map'] = visualize.from_tensor(mask[0])
-            rows['pseudo-label'] = visualize.from_mask(to_array(lesion[0]))
+            rows['pseudo_label'] = visualize.from_mask(to_array(lesion[0]))
         output = self.networks['genA2B'](*inputs)
         rows |= {'heatmap': visualize.from_heatmap(to_array(output.heatmap[0, 0])),
                  'mask': visualize.from_mask(to_array(output.mask[0, 0])),
@@ -216,10 +216,10 @@ class LabelTransferStage(Stage):
         if self.config.generation == 'first':
             rows['content'] = visualize.from_tensor(output.content[0])
             back = self.networks['genB2A'](output.fake)
-            rows['A to B to A'] = visualize.from_tensor(back.fake[0])
+            rows['cycle'] = visualize.from_tensor(back.fake[0])
         else:
             rows['composite'] = visualize.from_tensor(output.composite[0])
-            rows['recon'] = visualize.from_tensor(output.recon[0])
+            rows['reconstruction'] = visualize.from_tensor(output.recon[0])
         return rows
 
 

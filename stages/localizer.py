@@ -95,8 +95,8 @@ class LocalizerStage(Stage):
     def visuals(self, image: Tensor, mask: Tensor | None = None) -> dict[str, np.ndarray]:
         output = self.mask_network.predict_mask(image)
         return {'image': visualize.from_tensor(image[0]),
-                'logits': visualize.from_heatmap(to_array(output.heatmap[0, 0])),
-                'localization map': visualize.from_mask(to_array(output.mask[0, 0]))}
+                'heatmap': visualize.from_heatmap(to_array(output.heatmap[0, 0])),
+                'mask': visualize.from_mask(to_array(output.mask[0, 0]))}
 
     def state(self) -> dict[str, Any]:
         return {'recent_loss': float(self.recent_loss)}

@@ -172,9 +172,9 @@ class StudentStage(Stage):
         output = self.mask_network.predict_mask(image)
         label, = pseudo_labels(mask, image, self.config.default_rule, self.config)
         return {'image': visualize.from_tensor(image[0]),
-                'teacher mask': visualize.from_tensor(mask[0]),
-                'pseudo-label': visualize.from_mask(label.astype(np.float32)),
-                'student mask': visualize.from_mask(to_array(output.mask[0, 0]))}
+                'teacher_mask': visualize.from_tensor(mask[0]),
+                'pseudo_label': visualize.from_mask(label.astype(np.float32)),
+                'mask': visualize.from_mask(to_array(output.mask[0, 0]))}
 
 
 def places_in_whole_batch(disease: int, normal: int) -> list[int]:

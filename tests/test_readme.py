@@ -13,6 +13,8 @@ from PIL import Image
 import config
 import main
 from helpers import PROJECT, draw_images
+from inference.metrics import jaccard
+from predict import Predictor
 from reporting.options import options_table
 
 TEXTS = {str(path.relative_to(PROJECT)): path.read_text('utf-8')
@@ -43,8 +45,9 @@ def run_example(word: str, folder: Path, more: str = '') -> str:
     """What the Python example of prediction.md that holds a word, and more, prints in a folder."""
     examples = re.findall(r'```python\n(.*?)```', TEXTS['docs/prediction.md'], re.S)
     code = next(code for code in examples if word in code) + more
+    code = code.replace('/path/to/this/project', str(PROJECT))
     done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True,
-                          env={'PYTHONPATH': str(PROJECT), 'OMP_NUM_THREADS': '1'})
+                          env={'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -105,11 +108,17 @@ def test_architecture_names_what_is_in_the_files():
 @pytest.mark.slow
 def test_python_examples(stage_1, tmp_path):
     draw_images(tmp_path, ['photo.png'], size=(60, 40), bright_square=True)
+    (tmp_path / 'utils.py').write_text('raise ImportError("not the one of the project")')
     shutil.copytree(stage_1.results / 'model1', tmp_path / 'results' / 'ISIC' / 'model2')
     output = run_example('Predictor', tmp_path, '''
 print([(array.shape, str(array.dtype)) for array in (segmentations[0], soft_masks[0])])''')
     assert output.splitlines()[-1] == "[((40, 60), 'bool'), ((40, 60), 'float32')]"
-    stage_1.done('--phase', 'export', '--output', tmp_path / 'network.onnx')
-    run_example('onnxruntime', tmp_path)
+    stage_1.done('--phase', 'export', '--output', tmp_path / 'network.onnx', '--postprocess',
+                 'threshold')
+    assert 'threshold' not in run_example('onnxruntime', tmp_path)
     mask = np.asarray(Image.open(tmp_path / 'mask.png'))
-    assert mask.shape == (40, 60) and set(np.unique(mask)) <= {0, 255}
+    predictor = Predictor(tmp_path / 'results' / 'ISIC' / 'model2' / 'best.pt', 'cpu',
+                          postprocess='threshold')
+    segmentation, = predictor.predict([np.asarray(Image.open(tmp_path / 'photo.png'))])
+    assert set(np.unique(mask)) == {0, 255}
+    assert jaccard(mask > 0, segmentation) >= 0.99

@@ -45,7 +45,7 @@ def test_image_grids_distinguish_train_and_val_images_of_one_name(recipe, tiny_c
         images.append(path.rename(path.with_name('same.png')))
         trainer.soft_masks[split] = {'same': tmp_path / f'{level}.png'}
         Image.fromarray(np.full((36, 40), level, np.uint8)).save(tmp_path / f'{level}.png')
-    rows = trainer._image_grid(Data({'A': images[:1], 'B': []}, None,
-                                    [Case('same', images[1], None)], None))
-    assert [round(image.mean()) for image in rows['teacher mask']] == [50, 200]
-    assert {len(row) for row in rows.values()} == {2}
+    columns = trainer._image_grid(Data({'A': images[:1], 'B': []}, None,
+                                       [Case('same', images[1], None)], None))
+    assert {title: round(images['teacher_mask'].mean()) for title, images in columns.items()} == {
+        'train\nsame.png': 50, 'val\nsame.png': 200}

@@ -6,6 +6,7 @@ import torch
 import checkpoint as checkpoints
 from helpers import assert_one_line_error, names, run_here
 from inference import export
+from inference.soft_masks import outputs
 from networks import build_networks
 from predict import Predictor
 from utils import set_seed
@@ -43,6 +44,10 @@ def test_the_same_masks(tiny_config, tmp_path, options):
     assert f'checkpoint: {checkpoint}\n' in result.stdout and names(path.parent) == [path.name]
     assert ('32×32 px, any number at a time' in result.stdout) == (not config.light)
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    about = session.get_modelmeta().custom_metadata_map
+    assert about == {'height': '32', 'width': '32', 'color': 'L' if config.img_ch == 1 else 'RGB',
+                     'mean': '127.5', 'std': '127.5', 'class': 'lesion', 'postprocess':
+                     'otsu' if config.recipe == 'published' else 'color_edges'}
     input_names = [info.name for info in session.get_inputs()]
     conditioned = options.get('recipe') == 'published' and config.stage == 2
     assert input_names == ['image', 'conditioning'][:1 + conditioned]
@@ -52,14 +57,15 @@ def test_the_same_masks(tiny_config, tmp_path, options):
 
     def masks_of_torch(*inputs, **changed):
         predictor = Predictor(checkpoint, 'cpu', **changed)
-        network = export.MaskOnly(predictor.network, predictor.config)
-        with torch.inference_mode():
-            return network(*map(torch.from_numpy, inputs)).numpy()
+        batch = dict(zip(('image', 'mask'), map(torch.from_numpy, inputs), strict=False))
+        of_images = outputs(predictor.network, batch, predictor.config, torch.device('cpu'))
+        return np.stack([output.mask for output in of_images])[:, None]
     rng = np.random.default_rng(1)
     # a full generator takes the size of its training only
     for batch, height, width in ((5, 32, 32), (2, 48, 64))[:1 + config.light]:
         inputs = [rng.uniform(-1, 1, (batch, channels, height, width)).astype(np.float32)
                   for channels in (config.img_ch, 1)[:1 + conditioned]]
+        inputs[0][:, :, :4] = -1  # black background, where the second generation has no mask
         masks = masks_of_file(*inputs)
         assert masks.shape == (batch, 1, height, width) and masks.std() > 0  # not a constant
         np.testing.assert_allclose(masks, masks_of_torch(*inputs), atol=1e-4)

@@ -1,6 +1,7 @@
 """The report: what it says, that it needs nothing else, and how it behaves in a browser."""
 import re
 import shutil
+from html import escape
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_needs_nothing_beside_it_and_names_are_text(page):
     assert names(page.parent) == ['report.html']
     assert '{{' not in frame  # every placeholder is filled
     assert '<img src=x' not in text and text.count('</script>') == 2
-    assert text.count('&lt;/script&gt;') == 3  # title, heading, fact
+    assert text.count('&lt;/script&gt;') == 4  # title, heading, fact, overview
 
 
 def test_metrics_of_those_with_a_label(page):
@@ -51,6 +52,15 @@ def test_metrics_of_those_with_a_label(page):
     assert '3 images in 20 bins from 0 to 100 percent; mean 50.0, median 50.0' in histogram
     bars = re.findall(r'<rect x="([\d.]+)"', histogram)
     assert len(bars) == 3 and float(bars[2]) - float(bars[1]) == float(bars[1]) - float(bars[0])
+
+
+def test_the_overview_goes_from_the_worst_to_the_best(page):
+    cases = [(f'{ja}', ja) for ja in range(90, 0, -3)]
+    chosen = report.across_ranking(cases, lambda case: case[1])
+    assert len(chosen) == report.OVERVIEW_CASES and chosen[0][1] == 3 and chosen[-1][1] == 90
+    assert report.across_ranking([('a', None), ('b', 0.0)], lambda case: case[1]) == [
+        ('b', 0.0), ('a', None)]
+    assert f'alt="Overview of b_9, {escape(HOSTILE)}, b_10, ü"' in page.read_text('utf-8')
 
 
 def test_without_labels(tmp_path):
@@ -125,9 +135,9 @@ def large(browser):
 
 
 def test_sorted_and_filtered(opened):
+    assert order(opened) == ['b_9', HOSTILE, 'b_10', 'ü']  # the worst first
+    opened.find_element('css selector', '#order [value="name"]').click()
     assert order(opened) == [HOSTILE, 'b_9', 'b_10', 'ü']  # numbers count as numbers
-    opened.find_element('css selector', '#order [value="JA"]').click()
-    assert order(opened) == ['b_9', HOSTILE, 'b_10', 'ü']
     opened.find_element('css selector', '#order [value="JA down"]').click()
     assert order(opened) == ['b_10', HOSTILE, 'b_9', 'ü']  # without a label: last both ways
     opened.find_element('id', 'filter').send_keys('B_')
@@ -142,27 +152,27 @@ def test_images_have_texts(opened):
     assert len(alternatives) == 12
     assert {'soft mask of b_9, JA 20.0 percent', 'image of ü, no label'} < set(alternatives)
     assert opened.execute_script("return [...document.images].filter(image => image.src)"
-                                 ".every(image => image.naturalWidth == 60)")
+                                 ".every(image => image.naturalWidth == 60"
+                                 " || image.className == 'overview' && image.complete)")
     assert opened.find_element('css selector', 'html').get_attribute('lang') == 'en'
 
 
 def test_enlarged_by_mouse(opened):
     assert large(opened) is None
     for selector, shown in (
-            ('#cards li:nth-child(2) figure:nth-child(2) button', ['b_9', 'soft mask']),
-            ('#next', ['b_10', 'soft mask']), ('#previous', ['b_9', 'soft mask']),
+            ('#cards li:nth-child(1) figure:nth-child(2) button', ['b_9', 'soft mask']),
+            ('#next', [HOSTILE, 'soft mask']), ('#previous', ['b_9', 'soft mask']),
             ('#large_kinds button:nth-child(3)', ['b_9', 'overlay'])):
         opened.find_element('css selector', selector).click()
         assert large(opened) == shown
     assert 'JA 20.0 %' in opened.find_element('id', 'large_metrics').text
     press(opened, 'RIGHT')  # the focus stayed in the dialog
-    assert large(opened) == ['b_10', 'overlay']
+    assert large(opened) == [HOSTILE, 'overlay']
     opened.find_element('id', 'close').click()
     assert large(opened) is None
 
 
 def test_enlarged_by_keyboard(opened):
-    opened.find_element('css selector', '#order [value="JA"]').click()
     button = opened.find_element('css selector', '#cards li:nth-child(1) button')
     opened.execute_script('arguments[0].focus()', button)
     for keys, shown in ((['ENTER'], ['b_9', 'image']), (['RIGHT', 'RIGHT'], ['b_10', 'image']),
@@ -172,6 +182,20 @@ def test_enlarged_by_keyboard(opened):
         press(opened, *keys)
         assert large(opened) == shown
     assert opened.switch_to.active_element == button
+
+
+def test_figures_are_in_one_row_at_1100_px(opened):
+    opened.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
+                           {'width': 1100, 'height': 700, 'deviceScaleFactor': 1, 'mobile': False})
+    try:
+        for figures in ('.histograms figure', '#cards li:first-child figure'):
+            tops = opened.execute_script(
+                'return [...document.querySelectorAll(arguments[0])]'
+                '.map(figure => figure.getBoundingClientRect().top)', figures)
+            assert len(tops) >= 3 and len(set(tops)) == 1, figures
+        assert opened.execute_script('return document.documentElement.scrollWidth') <= 1100
+    finally:
+        opened.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 
 def test_narrow_screen(opened):

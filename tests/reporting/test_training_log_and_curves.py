@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import PROJECT, names
@@ -54,7 +55,10 @@ def test_curves_are_of_whole_rows(tmp_path):
 def test_a_panel_for_every_table_and_loss(tmp_path):
     rows = ''.join(f'{i},{1000 / i},0,{"nan" if i == 7 else 0.5}\n' for i in range(1, 60))
     (tmp_path / 'losses.csv').write_text(HEADER + rows)
-    two = Image.open(curves.draw(tmp_path)).size  # total, mask_share
+    with mock.patch.object(Figure, 'savefig', autospec=True, side_effect=Figure.savefig) as save:
+        two = Image.open(curves.draw(tmp_path)).size  # total, mask_share
+    legend, = save.call_args.args[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ['each iteration', 'running median']
     (tmp_path / 'val.csv').write_text('iteration,JA,AC,DI,SE,SP\n50,40,90,55,60,99\n')
     three = Image.open(curves.draw(tmp_path)).size
     assert 1.4 < three[0] / two[0] < 1.6 and three[1] == two[1]  # a panel more, in the same row

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from config import MASK_NETWORK, NETWORKS_OF
-from helpers import same, training_batch
+from helpers import PROJECT, same, training_batch
+from reporting import visualize
 from stages.base import Stage
 from trainer import STAGES, Trainer
 
+DOCS = ''.join((PROJECT / 'docs' / f'{name}.md').read_text('utf-8')
+               for name in ('training', 'prediction'))
 FLAGS_OF = {'localizer': {'stage': 0}, 'label_transfer': {'stage': 1},
             'label_transfer_refine': {'stage': 2, 'recipe': 'published'}, 'student': {'stage': 2}}
 
@@ -42,7 +45,8 @@ def test_visuals_are_images_of_one_size(stage):
     with torch.no_grad():
         visuals = stage.visuals(batch['A'][:1], batch['mask'][:1])
     assert next(iter(visuals)) == 'image' and len(visuals) >= 3
-    for image in visuals.values():
+    for kind, image in visuals.items():
+        assert visualize.kind_name(kind) in DOCS
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     assert visuals['image'].shape == (32, 32, 3)
 
