@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from config import ARCHITECTURE, OPTIONS, SAVED, Config, method_of, resolve
+from config import ARCHITECTURE, OPTIONS, SAVED, Config, resolve
+from presets import method_of
 from runtime import signals
 from runtime.files import TEXT
 from runtime.lock import locked

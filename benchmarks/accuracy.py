@@ -35,12 +35,13 @@ from class_activation import (
     logit_maps,
     pooled_logits,
 )
-from config import PROFILES, Config, resolve
+from config import Config, resolve
 from gray_levels import soft_mask
 from inference import metrics
 from inference.postprocess import EXPONENTS, PSEUDO_LABEL_RULES, segment, to_bytes
 from main import build_parser
 from predict import Predictor
+from presets import PROFILES
 from reporting import visualize
 from runtime.files import atomic_write
 from runtime.threads import cpu_count, prefetch

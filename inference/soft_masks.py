@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import checkpoint as checkpoints
 import dataset
-from config import ARCHITECTURE, MASK_NETWORK, TEST_BATCH_SIZE, Config, resolve
+from config import ARCHITECTURE, MASK_NETWORK, Config, resolve
 from image_files import open_image, shown_size
 from inference.postprocess import clear_background, resize_map, to_bytes
 from networks import make_ready
+from presets import TEST_BATCH_SIZE
 from reporting import visualize
 from runtime.threads import cpu_count, prefetch
 

@@ -13,7 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import dataset
-from config import OPTIONS, PROFILE_OF, Config
+from config import OPTIONS, Config
+from presets import PROFILE_OF
 from runtime.files import TEXT, writing
 from runtime.staging import digests
 from runtime.targets import MAX_NAME

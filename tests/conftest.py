@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from config import PRESETS, Config, resolve
+from config import Config, resolve
 from helpers import STAGE_1, TINY, TINY_FLAGS, Places, draw_data_set
+from presets import PRESETS
 
 
 @pytest.fixture

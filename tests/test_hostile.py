@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import checkpoint as checkpoints
-from config import MASK_NETWORK, NETWORKS, STUDENT_NETWORKS, Config, method_of, resolve
+from config import MASK_NETWORK, NETWORKS, STUDENT_NETWORKS, Config, resolve
 from helpers import TINY, training_batch
 from inference.postprocess import to_bytes
 from inference.soft_masks import mask_network, to_array
 from networks import build_networks
+from presets import method_of
 from test_checkpoint import Bomb, authors_file
 from trainer import STAGES, Trainer
 from utils import UserError
