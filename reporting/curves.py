@@ -80,7 +80,7 @@ def draw(folder: Path) -> Path | None:
         panel.set_axis_off()
     if names:
         figure.legend((raw, median), ('each iteration', 'running median'), fontsize=8,
-                      loc='upper right', ncols=2, frameon=False, borderaxespad=0)
+                      loc='upper right', ncols=2, frameon=False, borderaxespad=0.4)
     with atomic_write(folder / 'curves.png') as temporary:
         figure.savefig(temporary, dpi=110, format='png')
     return folder / 'curves.png'

@@ -86,7 +86,7 @@ def all_kinds(cases: Iterable[Iterable[str]]) -> list[str]:
 def image_grid(columns: dict[str, dict[str, np.ndarray]], size: int = 128) -> np.ndarray:
     """Columns of images by kind, below their titles, of one line or more; each image uint8 H×W×3,
     fitted into size × size px. The rows are named by kind; a column without one is gray there."""
-    font = _font(size // 12)
+    font = _font(size // 10)
     kinds = all_kinds(columns.values())
     left = 2 * GAP + round(max(font.getlength(kind_name(kind)) for kind in kinds))
     titles = [title.split('\n') for title in columns]
