@@ -27,10 +27,11 @@ TICK_THICK = 11  # px, more than a tick's thickness
 TICK_LENGTH = (4, 45)  # px
 TICK_SLENDER = 1.8  # length by thickness
 TICK_STEP = (4, 40)  # px from tick to tick
-TICK_ALIKE = 0.94  # least cosine of the angle between two ticks of a ruler
+TICK_ALIKE = 0.97  # least cosine of the angle between two ticks of a ruler
 TICK_RATIO = 4  # between two lengths: every fifth or tenth tick is longer
-TICK_EVEN = 0.08  # of the step, by which the next step may differ
+TICK_EVEN = 0.06  # of the step, by which the next step may differ
 TICKS = 4  # evenly spaced ones make a ruler
+FEW_STROKES = 30  # near the rim; among more, as of hairs, some line up by chance
 RULER_RIM = 0.3  # width of the rim where rulers lie
 # plain corners
 SHARES = (0.5, 0.4, 0.3, 0.25, 0.2)  # sides of the crops, the largest is tried first
@@ -117,20 +118,22 @@ def find_strokes(small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def ruler_ticks(small: np.ndarray) -> np.ndarray:
-    """The centers of aligned ticks, side by side at even steps near the rim: bool H×W."""
+    """The centers of aligned ticks, side by side at even steps near the rim: bool H×W. With every
+    doubling of FEW_STROKES a ruler needs one tick more."""
     centers, along, lengths = find_strokes(small)
     height, width = small.shape[:2]
     to_rim = np.minimum(centers, (width, height) - centers)
     near_rim = (to_rim < RULER_RIM * min(height, width)).any(1)
     centers, along, lengths = centers[near_rim], along[near_rim], lengths[near_rim]
     ticks = np.zeros((height, width), bool)
+    needed = TICKS + max(0, np.ceil(np.log2(max(1, len(lengths)) / FEW_STROKES)))
     for start, (x, y) in enumerate(along):
         ratio = lengths / lengths[start]
         alike = ((np.abs(along @ (x, y)) > TICK_ALIKE)
                  & (1 / TICK_RATIO < ratio) & (ratio < TICK_RATIO))
         across, up = ((centers[alike] - centers[start]) @ np.array([[y, x], [-x, y]])).T
         row = longest_row(across, up, lengths[alike])
-        if len(row) >= TICKS:
+        if len(row) >= needed:
             columns, rows = centers[alike][row].astype(int).T
             ticks[rows, columns] = True
     return ticks

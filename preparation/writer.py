@@ -249,7 +249,8 @@ class Split(NamedTuple):
 
 class SplitFiller:
     """Assigns images to splits, in the order of `names`: random, those with a label first. Labeled
-    images fill test and val, then train; if none has a label, test takes any, and val none."""
+    images fill test and val, then train; if none has a label, test takes any, and val none. Where
+    --split gives fractions, all fill up evenly, so that images left out are missed by all."""
 
     def __init__(self, writer: DatasetWriter, names: list[str], labels: dict[str, Path]) -> None:
         self.writer, self.labeled = writer, len(labels)
@@ -264,11 +265,18 @@ class SplitFiller:
 
     def next_split(self, has_label: bool) -> str | None:
         """The split that the next image goes to; None when all are full."""
-        for name in ('test', 'val', 'train') if has_label or not self.labeled else ('train',):
-            if self.filled[name] < self.sizes[name]:
-                self.filled[name] += 1
-                return name
-        return None
+        names = ('test', 'val', 'train') if has_label or not self.labeled else ('train',)
+        goals = dict(self.sizes)
+        if has_label:
+            goals['train'] = max(0, self.labeled - goals['test'] - goals['val'])
+        names = ([name for name in names if self.filled[name] < goals[name]]
+                 or [name for name in names if self.filled[name] < self.sizes[name]])
+        if not names:
+            return None
+        chosen = names[0] if self.writer.split.counted else min(
+            names, key=lambda name: self.filled[name] / self.sizes[name])
+        self.filled[chosen] += 1
+        return chosen
 
     def check(self) -> None:
         """Raises UserError where there were fewer images than --split counts."""

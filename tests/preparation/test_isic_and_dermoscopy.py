@@ -111,6 +111,18 @@ def test_artifacts_are_found_at_any_size(factor):
     assert not dermoscopy.find_artifacts(skin_image())
 
 
+@pytest.mark.parametrize('seed', (1, 2, 4))
+def test_stubble_is_no_ruler(seed):
+    """Many short parallel hairs, some of them at even steps by chance."""
+    rng, image = np.random.default_rng(seed), skin_image()
+    for x, y in rng.uniform(0, 1, (100, 2)) * (WIDTH, HEIGHT):
+        angle, half = 0.8 + rng.normal(0, 0.15), rng.uniform(3, 9)
+        ends = np.rint([(x + side * half * np.cos(angle), y + side * half * np.sin(angle))
+                        for side in (-1, 1)]).astype(int).tolist()
+        cv2.line(image, *ends, (60, 45, 40), 1, cv2.LINE_AA)
+    assert not dermoscopy.find_artifacts(image)
+
+
 @pytest.mark.parametrize('label', (LESION, None), ids=('labeled', 'unlabeled'))
 def test_a_plain_corner_holds_neither_lesion_nor_artifact(label):
     for seed in range(10):
