@@ -23,7 +23,6 @@ import config as options
 from config import DISCRIMINATORS, MASK_NETWORK, OPTIONS, Config
 from dataset import training_contents
 from networks import build_networks, is_encoder
-from presets import method_of
 from runtime.files import TEXT, atomic_write, make_folder, remove_temporary
 from runtime.preflight import check_mask_memory
 from runtime.runs import numbered, record_stage
@@ -449,7 +448,7 @@ def write_test_part(checkpoint: Checkpoint, target: Path, half: bool = True) -> 
 def mask_network_name(checkpoint: Checkpoint) -> str:
     """The network that makes the masks of disease images."""
     config = checkpoint.config  # of the authors: without the stage, but either has these networks
-    return MASK_NETWORK[method_of(config['recipe'], config.get('stage', 1))]
+    return MASK_NETWORK[options.method_of(config['recipe'], config.get('stage', 1))]
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -66,7 +66,7 @@ def values_of(name: str, paths: Paths) -> list[str]:
         return [*map(str, paths.checkpoints), *WORDS]
     if name in ('data_root', 'result_dir'):
         return [str(paths.data), str(paths.results), str(paths.image), WORDS[2]]
-    if name in ('input', 'source', 'output'):
+    if name in ('input', 'labels', 'source', 'output'):
         existing = [paths.data / 'Tiny' / 'testA', paths.data / 'Tiny', paths.image]
         new = [paths.results / part for part in ('out', 'mask.png', 'mask.nii', 'x.onnx')]
         return [*map(str, new if name == 'output' else existing), 'absent', '', 'x' * 300]

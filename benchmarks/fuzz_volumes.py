@@ -292,7 +292,7 @@ def run_folder(rng: np.random.Generator, root: Path, count: int) -> Iterator[tup
     source, output = root / 'in', root / 'out'
     volumes = [make(rng, source, number) for number in range(count)]
     before, err = hashes(source), io.StringIO()
-    predictor = BrightIsLesion(input=str(source), output=str(output), probability=True)
+    predictor = BrightIsLesion(input=(str(source),), output=str(output), probability=True)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(err):
             code = predict.run(predictor.config, predictor)

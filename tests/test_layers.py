@@ -75,7 +75,7 @@ def test_imports_run_down_the_levels_and_in_no_circle():
 @pytest.mark.parametrize('files, expected', [
     ({'reporting/report.py': 'def f():\n    from inference import metrics',
       'inference/metrics.py': ''},
-     'reporting/report.py:2: imports inference.metrics, of level 4, from level 3'),
+     'reporting/report.py:2: imports inference.metrics, of level 5, from level 4'),
     ({'stages/__init__.py': '', 'stages/losses.py': 'from . import optim',
       'stages/optim.py': 'import os\nfrom stages.losses import dice'},
      'a circle: stages.losses, stages.optim'),
