@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from config import Config
+from image_files import FORMATS
 from utils import area_under_curve
 
 FEW = 20  # ours: images of a folder, below which training says so
@@ -48,7 +49,7 @@ CLUES = (Clue('image size', lambda one: one.size[0] * one.size[1], 'blur_jitter'
 
 def appearance_of(path: Path, image: Image.Image) -> Appearance:
     """Of a file that can be read, and its decoded image at the network's size."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         kind, size = file.format, file.size
     pixels = np.asarray(image)
     if pixels.ndim == 3:
