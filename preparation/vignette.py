@@ -16,7 +16,7 @@ HAIR = 4  # px of a small image, above half the thickness of hairs
 STEP = 4  # px of a small image between two positions of a side of the crop
 DARK_COST = 20  # px of skin that a crop has to gain for a px of darkness
 DARK_CORNERS = 'dark corners'
-MOST_DARK = 0.2  # of the crop: with more around the lesion, the image cannot be used
+MOST_DARK = 0.25  # of the crop, the square around a circle has 0.215; with more it cannot be used
 
 
 class Crop(NamedTuple):
