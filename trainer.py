@@ -53,8 +53,8 @@ class Trainer:
     """Runs what a Config says; what a training step computes is in `stages/`."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
         self.device = pick_device(config.device)  # with torchrun that of this process
+        self.config = preflight.with_usable_amp(config, self.device)
         torch.backends.cudnn.benchmark = config.benchmark_flag
         set_seed(config.seed)
         self.stage_class = STAGES[config.method]
