@@ -275,7 +275,8 @@ class Config:
     save_visuals: bool = option(True, 'write translations, overlays and report.html; False: run '
                                 'only the layers of the mask', ADVANCED, phases=('test',),
                                 synonyms='pictures visuals save_images')
-    amp: bool = advanced(False, 'mixed precision (bfloat16)', phases=NETWORK_PHASES,
+    amp: bool = advanced(False, 'mixed precision (bfloat16), where the device has units for it',
+                         phases=NETWORK_PHASES,
                          synonyms='fp16 bf16 mixed_precision')
     compile: bool = option(False, 'use torch.compile; slow start, for long runs', ADVANCED,
                            phases=NETWORK_PHASES)

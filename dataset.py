@@ -389,7 +389,7 @@ def training_batches(images: dict[str, list[Path]], config: Config, start: int, 
             if domain == 'A' and soft_masks:
                 mask_paths = [soft_masks[path.stem] for path in paths]
                 batch['mask'] = read_all(domain, mask_paths, positions, channels=1)
-        if torch.cuda.is_available():
+        if config.device != 'cpu' and torch.cuda.is_available():
             batch = {name: part.pin_memory() for name, part in batch.items()}
         return batch
 

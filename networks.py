@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from config import DEFAULT_ENCODER, GENERATORS, NETWORKS_OF, STUDENT_NETWORKS, Config
 from utils import UserError
@@ -385,6 +385,21 @@ class SecondGenerator(nn.Module):
 
 
 # ----------------------------------------------------------------------------------- discriminator
+
+class SpectralNorm(_SpectralNorm):
+    """That of torch, in float32 whatever --amp says: on a GPU the largest singular value would
+    otherwise be computed in bfloat16, to two digits."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            return super().forward(weight)
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """The layer, its weight divided by its largest singular value (Miyato et al. 2018)."""
+    register_parametrization(layer, 'weight', SpectralNorm(layer.weight))
+    return layer
+
 
 class Discriminator(nn.Module):
     """Distinguishes real images from translated ones, patch by patch: `depth` 7 sees large patches

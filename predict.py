@@ -30,7 +30,7 @@ from inference.postprocess import resize_map, slices_with_lesion, to_bytes, to_s
 from inference.soft_masks import images_at_a_time, mask_network, outputs
 from preparation import nifti
 from reporting.tables import TableWriter
-from runtime import targets
+from runtime import preflight, targets
 from runtime.files import TEXT, atomic_write, find_files, make_folder, remove_temporary
 from runtime.lock import locked
 from runtime.threads import cpu_count, prefetch
@@ -67,9 +67,10 @@ class Predictor:
         if unknown := options.keys() - OPTIONS.keys():
             raise UserError(f'Predictor: {sorted(unknown)[0]} is no option; '
                             'python main.py --help lists them')
-        self.config = resolve(options | {'phase': 'predict', 'device': device}, source.config,
-                              str(checkpoint))
+        config = resolve(options | {'phase': 'predict', 'device': device}, source.config,
+                         str(checkpoint))
         self.device = pick_device(device)
+        self.config = preflight.with_usable_amp(config, self.device)
         self.network = mask_network(source, self.config, self.device)
         self.rule, self.exponent = chosen_rule(self.config, source)
         if self.rule == 'none':

@@ -58,8 +58,9 @@ class Trainer:
     def __init__(self, config: Config, later: float | None = None) -> None:
         """`later` are about the seconds of the stages that the same command trains after this one;
         None where it trains no other."""
-        self.config, self.later = config, later
+        self.later = later
         self.device = pick_device(config.device)  # with torchrun that of this process
+        self.config = preflight.with_usable_amp(config, self.device)
         torch.backends.cudnn.benchmark = config.benchmark_flag
         set_seed(config.seed)
         self.stage_class = STAGES[config.method]

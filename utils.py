@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import random
 import sys
 from collections.abc import Iterable
@@ -54,6 +55,25 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f'--device {name}: this machine has no such device that torch '
                         f'{torch.__version__} can use; leave --device out, or use --device cpu')
     return device
+
+
+@functools.cache
+def has_bfloat16(device: str) -> bool:
+    """Whether a kind of device (cpu, cuda, mps) computes in bfloat16 itself; where it only imitates
+    that, --amp makes it slower (a CPU ten times). Says it once if not."""
+    import torch
+    if device == 'cuda':
+        found, advice = torch.cuda.is_bf16_supported(including_emulation=False), 'GPUs since Ampere'
+    elif device == 'cpu' and hasattr(torch.cpu, 'get_capabilities'):
+        units = torch.cpu.get_capabilities()
+        found = any(units.get(name) for name in ('avx512_bf16', 'amx_bf16', 'bf16'))
+        advice = 'CPUs with AVX512_BF16, AMX or Arm BF16'
+    else:
+        return True  # as the user says
+    if not found:
+        print(f'--amp True: left off, since this {device} has no units for bfloat16 and would be '
+              f'slower with it; {advice} have them')
+    return found
 
 
 def progress_interval() -> float:

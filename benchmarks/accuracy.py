@@ -124,7 +124,14 @@ class Experiment:
         """Run main.py with these arguments."""
         command = [PROJECT / 'main.py', '--dataset', self.name, *map(str, arguments)]
         print('+', *command, flush=True)
-        subprocess.run([sys.executable, *command], check=True)
+        with subprocess.Popen([sys.executable, *command]) as process:
+            try:
+                code = process.wait()
+            except BaseException:
+                process.terminate()  # it saves what it has
+                raise
+        if code:
+            raise subprocess.CalledProcessError(code, command)
 
     def train(self, training: Training) -> Path:
         """Train one network unless it is there, and let val choose; the chosen checkpoint."""
@@ -383,8 +390,8 @@ def stored_row(options: argparse.Namespace, name: str, seed: int, row: str) -> d
     return json.loads(stored.read_text())
 
 
-def parse_options() -> argparse.Namespace:
-    """The flags of this script; `output` is the folder of the chosen profile."""
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The flags of this script, or these; `output` is the folder of the chosen profile."""
     parser = parser_of(__doc__)
     parser.add_argument('output', type=Path)
     parser.add_argument('--data_root', type=Path, required=True)
@@ -408,7 +415,7 @@ def parse_options() -> argparse.Namespace:
                         metavar='FLAGS', help='for the published method; takes about as long as '
                         'ours')
     parser.add_argument('--device', default='auto')
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.output /= options.profile
     return options
 

@@ -82,15 +82,18 @@ class Bench:
         return [(torch.rand(count, 3, *config.size, generator=rng) * 2 - 1).to(self.device)
                 for _ in 'AB']
 
-    def step(self, mode: str, generation: str) -> Callable[[], Any]:
-        """A function that makes one training step in a mode."""
+    def step(self, mode: str, generation: str, channels_last: bool = False,
+             **changed: Any) -> Callable[[], Any]:
+        """A function that makes one training step in a mode, with options of Config `changed`."""
         torch.manual_seed(0)
-        config = self.config(generation, **MODES[mode])
+        config = self.config(generation, **MODES[mode], **changed)
         A, B = self.noise(config.batch_size, config)
         if mode == 'published':
             training = published.PublishedTraining(config, self.device)
             return lambda: training.step(A, B)
         stage = LabelTransferStage(config, self.device)
+        if channels_last:
+            stage.networks.to(memory_format=torch.channels_last)
         return lambda: numbers(stage.step({'A': A, 'B': B}, 0))
 
     def warm_steps(self) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -159,18 +162,19 @@ class Bench:
     def ceiling(self) -> Rows:
         """Matrix operations of a step over the rate of a large matrix product."""
         size = 2048 if self.device.type == 'cpu' else 8192
-        results = {}
-        for kind, dtype in (('float32', torch.float32), ('bfloat16', torch.bfloat16)):
-            left, right = torch.randn(2, size, size, device=self.device).to(dtype)
-            taken = self.in_turns({'product': lambda a=left, b=right: a @ b}, 9)
-            results[f'{kind} TFLOP/s'] = 2 * size ** 3 / taken['product']['median_s'] / 1e12
+        results = {f'{kind} TFLOP/s': self.matrix_rate(dtype, size) for kind, dtype in
+                   (('float32', torch.float32), ('bfloat16', torch.bfloat16))}
         for name, step in self.warm_steps():
-            with FlopCounterMode(display=False) as counter:
-                step()
-            teraflops = counter.get_total_flops() / 1e12
+            teraflops = matrix_operations(step) / 1e12
             results[f'{name}: GFLOP a step'] = teraflops * 1e3
             results[f'{name}: s at that rate, float32'] = teraflops / results['float32 TFLOP/s']
         return results
+
+    def matrix_rate(self, dtype: torch.dtype, size: int) -> float:
+        """TFLOP/s of the product of two matrices size×size."""
+        left, right = torch.randn(2, size, size, device=self.device).to(dtype)
+        taken = self.in_turns({'product': lambda: left @ right}, 9)
+        return 2 * size ** 3 / taken['product']['median_s'] / 1e12
 
     def profile(self) -> Rows:
         """Where a step's time goes: ms of each operator itself, the ten longest."""
@@ -246,9 +250,10 @@ class Bench:
                 stage, batches(dataclasses.replace(config, iteration=60)))
         return results
 
-    def waiting(self, stage: LabelTransferStage, batches: Any) -> float:
-        """Share of the time of 50 iterations, after 10 to warm up, that goes into waiting."""
-        for iterations in (10, 50):
+    def waiting(self, stage: LabelTransferStage, batches: Any, warm_up: int = 10,
+                count: int = 50) -> float:
+        """Share of the time of `count` iterations, after some to warm up, spent waiting."""
+        for iterations in (warm_up, count):
             waited, start = 0.0, time.perf_counter()
             for _ in range(iterations):
                 before = time.perf_counter()
@@ -358,6 +363,13 @@ class Bench:
         return {'seconds': taken} | {
             f'{least} images: MB': next((mb for count, mb in samples if count >= least), None)
             for least in (500, 1000, 2500, 5000, 7500, 9900)}
+
+
+def matrix_operations(step: Callable[[], Any]) -> int:
+    """How many operations the matrix products and convolutions of a step take."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def numbers(result: StepResult) -> list[float]:

@@ -1,9 +1,10 @@
-"""Before a run: whether memory, disk and permissions are what it needs, and its plan in words.
+"""Before a run: whether memory, disk, permissions and units are what it needs, its plan in words.
 `counts` are the numbers of parameters of each network that is trained, by name."""
 import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from config import STUDENT_NETWORKS, Config
 from runtime.files import TEXT
 from runtime.runs import METHOD_TEXTS, checkpoints_of, iterations_left
 from runtime.time_left import duration_text
-from utils import UserError, pick_device
+from utils import UserError, has_bfloat16, pick_device
 
 # Bytes that training needs at its peak, as fitted to peaks measured on a CPU (docs/performance.md):
 # PROGRAM_BYTES + 16 a parameter (weight, gradient, two moments) + 4·FEATURE_MAPS·ch a pixel of each
@@ -52,6 +53,11 @@ def check_mask_memory(config: Config, file: Path) -> None:
         raise UserError(f'{file}: its network needs about {size_text(needed)} of memory for one '
                         f'image of {width}×{height} px, and there are {size_text(available)}; give '
                         'a smaller --img_size')
+
+
+def with_usable_amp(config: Config, device: torch.device) -> Config:
+    """The Config without --amp where the device has no units for it, which is then said."""
+    return replace(config, amp=config.amp and has_bfloat16(device.type))
 
 
 def available_memory(device: torch.device) -> float:

@@ -59,15 +59,16 @@ def random_affine(batch: Tensor, random: BatchRandom, degrees: float) -> Tensor:
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     shift = random.uniform(-0.2, 0.2, 2)
     affine = torch.stack([torch.stack([cosine * mirror, -sine, shift[:, 0]], 1),
-                          torch.stack([sine * mirror, cosine, shift[:, 1]], 1)], 1).to(batch.device)
+                          torch.stack([sine * mirror, cosine, shift[:, 1]], 1)], 1)
+    affine = affine.to(batch.device, non_blocking=True)
     grid = F.affine_grid(affine, list(batch.shape), align_corners=False)
     return F.grid_sample(batch, grid, padding_mode='reflection', align_corners=False)
 
 
 def color_jitter(image: Tensor, random: BatchRandom) -> Tensor:
     """Contrast 0.75 to 1.3 about black, then brightness ±0.15, of images in [-1, 1]."""
-    contrast = random.uniform(0.75, 1.3, 1, 1, 1).to(image.device)
-    brightness = random.uniform(-0.15, 0.15, 1, 1, 1).to(image.device)
+    contrast = random.uniform(0.75, 1.3, 1, 1, 1).to(image.device, non_blocking=True)
+    brightness = random.uniform(-0.15, 0.15, 1, 1, 1).to(image.device, non_blocking=True)
     return ((image + 1) * contrast - 1 + brightness).clamp(-1, 1)
 
 
@@ -75,9 +76,9 @@ def contrast_jitter(image: Tensor, random: BatchRandom) -> Tensor:
     """Contrast 0.4 to 1.3 about each image's own median color, then brightness ±0.1 in each channel
     and ±0.15 in all, of images in [-1, 1]: skin keeps its tone, lesions become paler or darker."""
     median = image.flatten(2).median(2).values[..., None, None]
-    contrast = random.uniform(0.4, 1.3, 1, 1, 1).to(image.device)
+    contrast = random.uniform(0.4, 1.3, 1, 1, 1).to(image.device, non_blocking=True)
     brightness = (random.uniform(-0.1, 0.1, image.shape[1], 1, 1)
-                  + random.uniform(-0.15, 0.15, 1, 1, 1)).to(image.device)
+                  + random.uniform(-0.15, 0.15, 1, 1, 1)).to(image.device, non_blocking=True)
     return (median + contrast * (image - median) + brightness).clamp(-1, 1)
 
 
@@ -98,6 +99,6 @@ def blur_jitter(image: Tensor, random: BatchRandom, probability: float = 0.7,
             small_size = [max(1, round(side / factor)) for side in (height, width)]
             small = F.interpolate(single[None], size=small_size, mode='area')
             single = F.interpolate(small, size=(height, width), mode='bicubic')[0]
-            single = (single + level * own_noise.to(image.device)).clamp(-1, 1)
+            single = (single + level * own_noise.to(image.device, non_blocking=True)).clamp(-1, 1)
         blurred.append(single)
     return torch.stack(blurred)

@@ -111,7 +111,8 @@ class LabelTransferStage(Stage):
         if self.config.takes_conditioning or 'mask' not in batch:
             return None
         labels = pseudo_labels(batch['mask'], batch['A'], 'clean', self.config)
-        return torch.from_numpy(np.stack(labels)[:, None]).float().to(self.device)
+        return torch.from_numpy(np.stack(labels)[:, None]).float().to(self.device,
+                                                                      non_blocking=True)
 
     def _translate(self, real: dict[str, Tensor], conditioning: dict[str, Tensor], source: str,
                    target: str) -> tuple[GeneratorOutput, GeneratorOutput]:

@@ -61,7 +61,8 @@ class LocalizerStage(Stage):
         disease = len(batch['A'])
         image = self._augmented(torch.cat([batch['A'], batch['B']]), iteration)
         # of batch normalization: a pass whose step is skipped must leave nothing behind
-        statistics = {name: buffer.clone() for name, buffer in localizer.named_buffers()}
+        kept = [*localizer.buffers(), self.recent_loss]
+        before = [tensor.clone() for tensor in kept]
         with autocast(config, self.device):
             logits = localizer(image)
         of_disease, of_normal = logits[:disease], logits[disease:]
@@ -71,11 +72,10 @@ class LocalizerStage(Stage):
                   * losses.normal_pixels(of_normal))
         total = image_label + normal
         skipped = update(self.optimizers['localizer'], total)
-        if skipped:
-            localizer.load_state_dict(statistics, strict=False)
-        else:
-            self.recent_loss.lerp_(image_label.detach(), 1 - self.MEMORY)
-            localizer.normal_logit.lerp_(of_normal.detach().float().median(), 1 - self.MEMORY)
+        self.recent_loss.lerp_(image_label.detach(), 1 - self.MEMORY)
+        localizer.normal_logit.lerp_(of_normal.detach().float().median(), 1 - self.MEMORY)
+        for tensor, old in zip(kept, before, strict=True):  # no `if`: it would wait for a GPU
+            tensor.copy_(torch.where(skipped > 0, old, tensor))
         values = {'total': total, 'image_label': image_label, 'normal': normal}
         return StepResult({name: value.detach() for name, value in values.items()},
                           (of_disease.detach() > 0).float().mean(), skipped)

@@ -48,14 +48,15 @@ def step_if_finite(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """One step with the gradients that are there, unless one of them or the loss is NaN or infinite
     in any process. 1 where the step was skipped, else 0; weights and moments then stay unchanged.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
-    skipped = (~torch.isfinite(loss.detach())).float()
-    try:  # no gradient is that large, so none is changed
-        torch.nn.utils.clip_grad_norm_(parameters, math.inf, error_if_nonfinite=True)
-    except RuntimeError:
-        skipped = torch.ones_like(skipped)
+    norm = torch.nn.utils.get_total_norm([
+        parameter.grad for group in optimizer.param_groups for parameter in group['params']
+        if parameter.grad is not None])
+    skipped = (~(loss.detach().isfinite() & norm.isfinite())).float()
     skipped = distributed.all_reduce_sum(skipped).clamp(max=1)
-    if not skipped:
+    if optimizer.defaults['fused']:  # these look at it themselves, so nobody waits for a GPU
+        optimizer.found_inf = skipped
+        optimizer.step()
+    elif not skipped:
         optimizer.step()
     return skipped
 

@@ -108,8 +108,7 @@ class StudentStage(Stage):
                  'normal': config.normal_weight * losses.cross_entropy(*of_normal)}
         total = sum(terms.values())
         skipped = update(self.optimizers['student'], total)
-        if not skipped:
-            self._update_average(iteration - self.first_of_round(number))
+        self._update_average(iteration - self.first_of_round(number), 1 - skipped)
         mask_share = torch.sigmoid(logit[:disease].float()).mean()
         values = {'total': total, **terms}
         return StepResult({name: value.detach() for name, value in values.items()},
@@ -128,21 +127,21 @@ class StudentStage(Stage):
         return jitter(image, random), target.round()
 
     @torch.no_grad()
-    def _update_average(self, iteration: int) -> None:
-        """ema ← d·ema + (1 − d)·student, `iteration` counted from the start of the round; d grows
-        to ema_decay, so that the start is forgotten."""
+    def _update_average(self, iteration: int, taken: Tensor) -> None:
+        """ema ← d·ema + (1 − d)·student where the step was `taken` (1, else 0), `iteration` counted
+        from the start of the round; d grows to ema_decay, so that the start is forgotten."""
         decay = min(self.config.ema_decay, (1 + iteration) / (10 + iteration))
         for mean, new in zip(self.networks['ema'].parameters(),
                              self.networks['student'].parameters(), strict=True):
-            mean.lerp_(new, 1 - decay)
+            mean.lerp_(new, (1 - decay) * taken)
 
     # ---------------------------------------------------------------------------- pseudo-labels
 
     def targets(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Pseudo-labels of the disease images in this round, B×1×H×W of 0 and 1. They are kept,
         since refining an outline takes longer than an iteration of the network."""
-        digests = [hashlib.sha256(to_array(mask).tobytes() + to_array(image).tobytes()).digest()
-                   for mask, image in zip(batch['mask'], batch['A'], strict=True)]
+        digests = [hashlib.sha256(mask.tobytes() + image.tobytes()).digest() for mask, image
+                   in zip(to_array(batch['mask']), to_array(batch['A']), strict=True)]
         if missing := [index for index, digest in enumerate(digests) if digest not in self.labels]:
             images = batch['A'][missing]
             masks = self._masks_of_target(images) if number else batch['mask'][missing]
@@ -152,7 +151,7 @@ class StudentStage(Stage):
         height, width = batch['A'].shape[-2:]
         labels = [np.unpackbits(self.labels[digest], count=height * width) for digest in digests]
         return torch.from_numpy(np.stack(labels).reshape(-1, 1, height, width)).float().to(
-            self.device)
+            self.device, non_blocking=True)
 
     def rule_of(self, number: int) -> str:
         """The rule of a round's pseudo-labels. GrabCut again and again would enlarge lesions."""

@@ -10,6 +10,7 @@ from fuzz import run as fuzz
 from helpers import STAGE_1, TINY, TINY_FLAGS, assert_one_line_error
 from networks import build_networks, count_parameters
 from runtime import preflight
+from utils import has_bfloat16
 
 RUN = ['--phase', 'train', *TINY_FLAGS, '--batch_size', 1, '--iteration', 1]
 DRY_RUN = [*RUN, '--dry_run', 'True']
@@ -23,6 +24,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(places):
         assert text in out
     assert out.count('ch 4, images of 32×32') == 1  # the student's; the localizer has its own
     assert not places.results.parent.exists()
+
+
+@pytest.mark.parametrize('units, used', [
+    ({'avx512_bf16': True}, True), ({'amx_bf16': True}, True), ({'bf16': True}, True),
+    ({'avx2': True, 'avx512_f': True, 'avx512_bf16': False}, False)])
+def test_amp_is_left_off_where_a_cpu_would_be_slower_with_it(units, used, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: units, raising=False)
+    has_bfloat16.cache_clear()
+    for amp in (True, True, False):  # of several stages
+        config = preflight.with_usable_amp(resolve({'amp': amp}), torch.device('cpu'))
+        assert config.amp == (amp and used)
+    said = capsys.readouterr().out
+    assert said.count('\n') == (not used) and ('--amp True: left off' in said) == (not used)
+    has_bfloat16.cache_clear()
 
 
 def test_a_dry_run_of_a_stage_that_has_run(stage_1_run):
