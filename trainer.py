@@ -118,7 +118,7 @@ class Trainer:
     def seconds_to_train(self, iterations: int) -> float | None:
         """About how long so many iterations take, by a trial; None where memory may be short."""
         needed, available = preflight.check_memory(self.config, count_parameters(self.config))
-        if needed > available:
+        if distributed.from_main(lambda: needed > available):
             return None
         return iterations * seconds_per_iteration(self.stage_class, self.config, self.device)
 
