@@ -23,7 +23,7 @@ from runtime.runs import (
     stage_text,
 )
 from runtime.staging import remove_leftovers
-from runtime.time_left import duration_text
+from runtime.time_left import Later, duration_text
 from utils import UserError, pick_device, printable
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
@@ -38,6 +38,7 @@ OF_ONE_STAGE = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch
                 'weight_decay', 'decay_flag', 'augment', 'checkpoint')
 WITHOUT_STAGE_1 = ('stage 1 (label transfer) is left out: it takes longest, and no gain is shown '
                    'yet (docs/ablations.md); to have it: --stage 1, then --stage 2')
+SCORINGS_BEFORE, SCORINGS_OF_VAL = 2, 2  # 1.7 and 2.3 as measured on the built-in data
 # flags of training that the val at its end needs as well
 OF_VAL = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile',
           'skip_bad')
@@ -262,7 +263,7 @@ def run(flags: Flags) -> int:
         if first.dry_run:
             dry_run(configs)
             return 0
-        code, later = 0, later_seconds(configs)
+        code, later = 0, what_is_later(configs, runs[-1].is_final_val)
         for part in runs:
             part_flags = part.flags | {'device': device}
             if part.is_final_val:
@@ -382,16 +383,19 @@ def dry_run(configs: list[Config]) -> None:
     print('dry run: nothing was written')
 
 
-def later_seconds(configs: list[Config]) -> dict[int, float]:
-    """By stage, about how long the stages after it train; {} where there is only one."""
+def what_is_later(configs: list[Config], has_val: bool) -> dict[int, Later]:
+    """By stage, about how long those after it train; {} where there is only one. Making a teacher's
+    masks and choosing a rule count as SCORINGS_BEFORE, the val at the end as SCORINGS_OF_VAL."""
     from trainer import Trainer
     if len(configs) < 2:
         return {}
-    later, seconds = {}, 0.0
+    later, seconds, scorings = {}, 0.0, SCORINGS_OF_VAL * has_val
     for config in reversed(configs):
-        later[config.stage] = seconds
+        later[config.stage] = Later(seconds, scorings)
+        left = iterations_left(config)
+        scorings += -(-left // config.save_freq) + SCORINGS_BEFORE * (left > 0)
         if config is not configs[0] and iterations_left(configs[0]):
-            seconds += Trainer(config).seconds_to_train(iterations_left(config)) or 0
+            seconds += Trainer(config).seconds_to_train(left) or 0
     return later
 
 
