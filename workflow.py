@@ -243,8 +243,9 @@ def run(flags: Flags) -> int:
     for part in runs:
         resolve(part.flags)  # bad flags are said before slow imports
     check_torch()
+    import dataset
     from runtime import distributed
-    from runtime.preflight import device_text
+    from trainer import Trainer
     first = resolve(runs[0].flags)
     device = distributed.init(first.device)
     pick_device(device)
@@ -254,60 +255,46 @@ def run(flags: Flags) -> int:
             for part in runs:  # all of them first, so that none is refused after others were done
                 if first.phase == 'train' and not part.is_final_val:
                     locks.enter_context(locked(resolve(part.flags).run_folder))
-        print(f'device: {device_text(pick_device(device))}')
-        configs = training_configs(runs)
-        if len(configs) > 1:
-            say_what_comes(runs, configs)
+        configs = say_what_comes(runs, device)
         if first.dry_run:
             dry_run(configs)
             return 0
-        code = carry_out(flags, runs, device, what_is_later(configs, runs[-1].is_final_val), locks)
+        code, later = 0, what_is_later(configs, runs[-1].is_final_val)
+        for part in runs:
+            part_flags = part.flags | {'device': device}
+            if part.is_final_val:
+                if not dataset.validation_cases(first.data_folder, dataset.Problems()):
+                    continue
+                part_flags['checkpoint'] = [str(resolve(part.flags).run_folder / 'best.pt')]
+            if len(runs) > 1:
+                what = ': what val chooses' if part.is_final_val else ''
+                print(f'--- stage {part.flags["stage"]}{what}', flush=True)
+            config, sources = read_checkpoints(part_flags)
+            if first.phase in ('val', 'test'):
+                print(stage_and_why(flags, config))
+            if first.phase in ('val', 'test') and distributed.is_main_process():
+                folder = folder_of_results(config, sources[0][0])
+                locks.enter_context(locked(folder))
+                locks.callback(remove_leftovers, folder / sources[0][0].path.stem)
+            trainer = Trainer(config, later.get(config.stage))
+            try:
+                if config.phase == 'train':
+                    with saying_how_to_resume(trainer):
+                        trainer.train(sources[0][0] if sources else None)
+                elif config.phase == 'val':
+                    trainer.val(sources)
+                elif config.phase == 'test':
+                    code = trainer.test(sources[0][0])
+                else:
+                    trainer.pseudo_mask()
+            except Stopped as stopped:
+                code = stopped.code
+            del trainer, sources  # networks have to be gone before processes part
+            if code or signals.stop_reason:
+                break
         if first.phase == 'train' and not code and not signals.stop_reason:
             say_what_follows(flags, first, runs)
         distributed.shutdown()
-    return code
-
-
-def carry_out(flags: Flags, runs: list[Run], device: str, later: dict[int, Later],
-              locks: ExitStack) -> int:
-    """The runs, one after the other, of the command line with these flags. The exit code of the
-    first that failed, else 0. Folders of results are locked until `locks` is closed."""
-    import dataset
-    from runtime import distributed
-    from trainer import Trainer
-    first, code = resolve(runs[0].flags), 0
-    for part in runs:
-        part_flags = part.flags | {'device': device}
-        if part.is_final_val:
-            if not dataset.validation_cases(first.data_folder, dataset.Problems()):
-                continue
-            part_flags['checkpoint'] = [str(resolve(part.flags).run_folder / 'best.pt')]
-        if len(runs) > 1:
-            what = ': what val chooses' if part.is_final_val else ''
-            print(f'--- stage {part.flags["stage"]}{what}', flush=True)
-        config, sources = read_checkpoints(part_flags)
-        if first.phase in ('val', 'test'):
-            print(stage_and_why(flags, config))
-        if first.phase in ('val', 'test') and distributed.is_main_process():
-            folder = folder_of_results(config, sources[0][0])
-            locks.enter_context(locked(folder))
-            locks.callback(remove_leftovers, folder / sources[0][0].path.stem)
-        trainer = Trainer(config, later.get(config.stage))
-        try:
-            if config.phase == 'train':
-                with saying_how_to_resume(trainer):
-                    trainer.train(sources[0][0] if sources else None)
-            elif config.phase == 'val':
-                trainer.val(sources)
-            elif config.phase == 'test':
-                code = trainer.test(sources[0][0])
-            else:
-                trainer.pseudo_mask()
-        except Stopped as stopped:
-            code = stopped.code
-        del trainer, sources  # networks have to be gone before processes part
-        if code or signals.stop_reason:
-            break
     return code
 
 
@@ -410,8 +397,14 @@ def what_is_later(configs: list[Config], has_val: bool) -> dict[int, Later]:
 # --------------------------------------------------------------------------------- what is said
 
 
-def say_what_comes(runs: list[Run], configs: list[Config]) -> None:
-    """Print which stages a training goes through, and why these."""
+def say_what_comes(runs: list[Run], device: str) -> list[Config]:
+    """Print the device, and which stages a training goes through, and why these; the Configs of
+    `training_configs`."""
+    from runtime.preflight import device_text
+    print(f'device: {device_text(pick_device(device))}')
+    configs = training_configs(runs)
+    if len(configs) < 2:
+        return configs
     stages = [config.stage for config in configs]
     if stages == [0, 1]:
         kept = '' if iterations_left(configs[0]) else ' (it is there already, and kept)'
@@ -426,6 +419,7 @@ def say_what_comes(runs: list[Run], configs: list[Config]) -> None:
     if configs[-1].quick:
         print('--quick: a tenth of the usual length, to see whether all goes well; results are '
               'marked')
+    return configs
 
 
 def stage_and_why(flags: Flags, config: Config) -> str:
