@@ -1,4 +1,5 @@
 """The Trainer: the training loop of every stage, scoring on val, and the test."""
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from reporting.training_log import TrainingLog, archive_earlier_run
 from runtime import distributed, preflight, signals
 from runtime.files import make_folder
 from runtime.runs import QUICK_TEXT
-from runtime.time_left import TimeLeft
+from runtime.time_left import Later, TimeLeft
 from stages.base import Stage
 from stages.label_transfer import LabelTransferStage
 from stages.localizer import LocalizerStage
@@ -55,9 +56,9 @@ class Data(NamedTuple):
 class Trainer:
     """Runs what a Config says; what a training step computes is in `stages/`."""
 
-    def __init__(self, config: Config, later: float | None = None) -> None:
-        """`later` are about the seconds of the stages that the same command trains after this one;
-        None where it trains no other."""
+    def __init__(self, config: Config, later: Later | None = None) -> None:
+        """`later` is what the same command trains after this stage; None where it trains no other.
+        """
         self.later = later
         self.device = pick_device(config.device)  # with torchrun that of this process
         self.config = preflight.with_usable_amp(config, self.device)
@@ -90,7 +91,9 @@ class Trainer:
                   f'a larger --iteration of --stage {config.stage} goes on')
             return
         self._prepare_run(data)
-        self.time_left = TimeLeft(config.iteration - self.iteration, self.later)
+        self.time_left = TimeLeft(config.iteration - self.iteration,
+                                  -(-(config.iteration - self.iteration) // config.save_freq),
+                                  self.later)
         with self._open_log() as log, self._batches(data) as batches, signals.deferred():
             for batch in batches:
                 self._set_learning_rate()
@@ -119,7 +122,7 @@ class Trainer:
     def seconds_to_train(self, iterations: int) -> float | None:
         """About how long so many iterations take, by a trial; None where memory may be short."""
         needed, available = preflight.check_memory(self.config, count_parameters(self.config))
-        if needed > available:
+        if distributed.from_main(lambda: needed > available):
             return None
         return iterations * seconds_per_iteration(self.stage_class, self.config, self.device)
 
@@ -301,8 +304,9 @@ class Trainer:
     # ------------------------------------------------------------------- validation and saving
 
     def _validate_and_save(self, log: TrainingLog) -> None:
-        improved = False
+        improved, began = False, time.monotonic()
         if score := self.validation.score(self.stage):
+            self.time_left.scored(time.monotonic() - began)
             if score.metrics:
                 log.add_val(self.iteration, score.metrics)
                 if improved := self.best_ja is None or score.value > self.best_ja:

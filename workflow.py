@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from config import ARCHITECTURE, OPTIONS, SAVED, Config, resolve
-from presets import method_of
+from config import ARCHITECTURE, OPTIONS, SAVED, Config, method_of, resolve
 from runtime import signals
 from runtime.files import TEXT
 from runtime.lock import locked
@@ -24,7 +23,7 @@ from runtime.runs import (
     stage_text,
 )
 from runtime.staging import remove_leftovers
-from runtime.time_left import duration_text
+from runtime.time_left import Later, duration_text
 from utils import UserError, pick_device, printable
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad flags should be answered before
@@ -39,6 +38,7 @@ OF_ONE_STAGE = ('ch', 'n_res', 'n_dis', 'light', 'img_size', 'iteration', 'batch
                 'weight_decay', 'decay_flag', 'augment', 'checkpoint')
 WITHOUT_STAGE_1 = ('stage 1 (label transfer) is left out: it takes longest, and no gain is shown '
                    'yet (docs/ablations.md); to have it: --stage 1, then --stage 2')
+SCORINGS_BEFORE, SCORINGS_OF_VAL = 2, 2  # 1.7 and 2.3 as measured on the built-in data
 # flags of training that the val at its end needs as well
 OF_VAL = ('dataset', 'data_root', 'result_dir', 'device', 'amp', 'num_workers', 'compile',
           'skip_bad')
@@ -245,7 +245,6 @@ def run(flags: Flags) -> int:
     check_torch()
     import dataset
     from runtime import distributed
-    from runtime.preflight import device_text
     from trainer import Trainer
     first = resolve(runs[0].flags)
     device = distributed.init(first.device)
@@ -256,14 +255,11 @@ def run(flags: Flags) -> int:
             for part in runs:  # all of them first, so that none is refused after others were done
                 if first.phase == 'train' and not part.is_final_val:
                     locks.enter_context(locked(resolve(part.flags).run_folder))
-        print(f'device: {device_text(pick_device(device))}')
-        configs = training_configs(runs)
-        if len(configs) > 1:
-            say_what_comes(runs, configs)
+        configs = say_what_comes(runs, device)
         if first.dry_run:
             dry_run(configs)
             return 0
-        code, later = 0, later_seconds(configs)
+        code, later = 0, what_is_later(configs, runs[-1].is_final_val)
         for part in runs:
             part_flags = part.flags | {'device': device}
             if part.is_final_val:
@@ -274,7 +270,7 @@ def run(flags: Flags) -> int:
                 what = ': what val chooses' if part.is_final_val else ''
                 print(f'--- stage {part.flags["stage"]}{what}', flush=True)
             config, sources = read_checkpoints(part_flags)
-            if first.phase != 'train':
+            if first.phase in ('val', 'test'):
                 print(stage_and_why(flags, config))
             if first.phase in ('val', 'test') and distributed.is_main_process():
                 folder = folder_of_results(config, sources[0][0])
@@ -296,9 +292,8 @@ def run(flags: Flags) -> int:
             del trainer, sources  # networks have to be gone before processes part
             if code or signals.stop_reason:
                 break
-        else:
-            if first.phase == 'train':
-                say_what_follows(flags, first, runs)
+        if first.phase == 'train' and not code and not signals.stop_reason:
+            say_what_follows(flags, first, runs)
         distributed.shutdown()
     return code
 
@@ -389,24 +384,33 @@ def dry_run(configs: list[Config]) -> None:
     print('dry run: nothing was written')
 
 
-def later_seconds(configs: list[Config]) -> dict[int, float]:
-    """By stage, about how long the stages after it train; {} where there is only one."""
+def what_is_later(configs: list[Config], has_val: bool) -> dict[int, Later]:
+    """By stage, about how long those after it train; {} where there is only one. Making a teacher's
+    masks and choosing a rule count as SCORINGS_BEFORE, the val at the end as SCORINGS_OF_VAL."""
     from trainer import Trainer
     if len(configs) < 2:
         return {}
-    later, seconds = {}, 0.0
+    later, seconds, scorings = {}, 0.0, SCORINGS_OF_VAL * has_val
     for config in reversed(configs):
-        later[config.stage] = seconds
+        later[config.stage] = Later(seconds, scorings)
+        left = iterations_left(config)
+        scorings += -(-left // config.save_freq) + SCORINGS_BEFORE * (left > 0)
         if config is not configs[0] and iterations_left(configs[0]):
-            seconds += Trainer(config).seconds_to_train(iterations_left(config)) or 0
+            seconds += Trainer(config).seconds_to_train(left) or 0
     return later
 
 
 # --------------------------------------------------------------------------------- what is said
 
 
-def say_what_comes(runs: list[Run], configs: list[Config]) -> None:
-    """Print which stages a training goes through, and why these."""
+def say_what_comes(runs: list[Run], device: str) -> list[Config]:
+    """Print the device, and which stages a training goes through, and why these; the Configs of
+    `training_configs`."""
+    from runtime.preflight import device_text
+    print(f'device: {device_text(pick_device(device))}')
+    configs = training_configs(runs)
+    if len(configs) < 2:
+        return configs
     stages = [config.stage for config in configs]
     if stages == [0, 1]:
         kept = '' if iterations_left(configs[0]) else ' (it is there already, and kept)'
@@ -421,6 +425,7 @@ def say_what_comes(runs: list[Run], configs: list[Config]) -> None:
     if configs[-1].quick:
         print('--quick: a tenth of the usual length, to see whether all goes well; results are '
               'marked')
+    return configs
 
 
 def stage_and_why(flags: Flags, config: Config) -> str:

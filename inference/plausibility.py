@@ -46,8 +46,9 @@ def mask_warnings(small_masks: Sequence[np.ndarray], whose: str = 'soft masks') 
     lines = []
     if mean > INVERTED_ABOVE:
         lines.append(f'{subject} look inverted (mean {mean:.2f}): trainA has to hold the disease '
-                     'images and trainB the normal ones; if so, something around the lesion '
-                     'distinguishes the two folders, see the image grids in img0/')
+                     'images and trainB the normal ones; if so, the network was trained too '
+                     'briefly, or something around the lesion distinguishes the two folders, see '
+                     'the image grids in img0/')
     if count >= LEAST_ALIKE and (correlation := mean_correlation(masks)) > ALIKE_ABOVE:
         lines.append(f'{subject} are all alike (mean correlation {correlation:.2f}): the network '
                      'was trained too briefly, or something at a fixed place (frame, text, '

@@ -4,7 +4,7 @@ import torch
 from config import resolve
 from helpers import TINY
 from runtime import time_left
-from runtime.time_left import TimeLeft, duration_text
+from runtime.time_left import Later, TimeLeft, duration_text
 from stages.student import StudentStage
 from stages.trial import seconds_per_iteration
 
@@ -12,22 +12,26 @@ from stages.trial import seconds_per_iteration
 def test_the_estimate_follows_the_iterations(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time_left.time, 'monotonic', lambda: now[0])
-    estimate, said = TimeLeft(1000, later=120.0), []
+    estimate, said = TimeLeft(1000, 1, Later(120.0, 3)), []
     now[0] += 100  # the first iteration does not count
     for _ in range(12):
         said.append(estimate.tick())
         now[0] += 0.6
     # after ten more: 989 iterations of 0.6 s and two minutes
-    assert said == [''] * 10 + ['about 12 min left over all stages', '']
+    assert said == [''] * 10 + ['about 12 min left over all stages, without scoring', '']
+    now[0] += 100
+    estimate.scored(100.0)  # and so three of the later ones
+    estimate.tick()
+    assert estimate.text == 'about 17 min left over all stages'
     for _ in range(987):
         estimate.tick()
         now[0] += 1.2
-    assert estimate.text == 'about 2 min left over all stages'
-    assert not TimeLeft(5, None).text
-    slow = TimeLeft(100, None)
+    assert estimate.text == 'about 7 min left over all stages'
+    assert not TimeLeft(5, 1, None).text
+    slow = TimeLeft(100, 0, None)
     slow.tick()
     now[0] += 70  # one that takes this long is enough
-    assert slow.tick() == 'about 1.9 h left'
+    assert slow.tick() == 'about 1.9 h left, without scoring'
 
 
 def test_durations_in_words():
