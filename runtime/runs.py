@@ -12,7 +12,7 @@ STAGES = (0, 1, 2)
 METHOD_TEXTS = {'localizer': 'localizer', 'label_transfer': 'label transfer',
                 'label_transfer_refine': 'label transfer given stage-1 soft masks',
                 'student': 'student'}
-QUICK_TEXT = 'trained with --quick, a tenth of the usual length'
+QUICK_TEXT = 'trained with --quick, far shorter than usual'
 
 
 def numbered(folder: Path, dataset: str) -> list[Path]:
