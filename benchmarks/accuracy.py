@@ -30,7 +30,6 @@ import dataset
 from class_activation import (
     BATCH,
     PretrainedCAM,
-    area_under_curve,
     in_own_size,
     logit_maps,
     pooled_logits,
@@ -45,6 +44,7 @@ from presets import PROFILES
 from reporting import visualize
 from runtime.files import atomic_write
 from runtime.threads import cpu_count, prefetch
+from utils import area_under_curve
 
 # ------------------------------------------------------------------------------------ the rows
 
@@ -310,7 +310,7 @@ def compute_row(experiment: Experiment, name: str) -> dict[str, Any]:
     if source.image_logits and rule in ('otsu', 'level'):
         logits = [source.image_logits(dataset.list_images(experiment.data / f'test{domain}'))
                   for domain in 'AB']
-        result['auc'] = area_under_curve(*logits)
+        result['auc'] = 100 * area_under_curve(*map(np.array, logits))
     return result
 
 

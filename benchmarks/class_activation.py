@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 import checkpoint as checkpoints
@@ -143,9 +142,3 @@ def in_own_size(maps: Iterator[np.ndarray], images: list[np.ndarray]) -> list[np
     """Maps in [0, 1] as soft masks H×W uint8 of the size of their images H×W×3."""
     return [to_bytes(resize_map(soft, image.shape[1::-1]))
             for soft, image in zip(maps, images, strict=True)]
-
-
-def area_under_curve(disease: list[float], normal: list[float]) -> float:
-    """The probability, percent, that a diseased image has a larger logit than a normal one."""
-    count = mannwhitneyu(disease, normal).statistic
-    return 100 * float(count) / (len(disease) * len(normal))

@@ -8,9 +8,10 @@ import torch
 
 import accuracy
 import gray_levels
-from class_activation import PretrainedClassifier, area_under_curve, in_own_size, layer_cam
+from class_activation import PretrainedClassifier, in_own_size, layer_cam
 from config import resolve
 from inference.postprocess import PSEUDO_LABEL_RULES
+from utils import area_under_curve
 
 SQUARE = np.zeros((64, 64), bool)
 SQUARE[20:44, 20:44] = True
@@ -44,8 +45,8 @@ def test_layer_cam_of_one_image_does_not_depend_on_its_batch():
 
 
 def test_area_under_curve_and_soft_masks_in_the_size_of_their_images():
-    assert area_under_curve([2.0, 3.0], [0.0, 1.0]) == 100
-    assert area_under_curve([0.0, 2.0], [1.0]) == 50
+    assert area_under_curve(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
+    assert area_under_curve(np.array([0.0, 2.0]), np.array([1.0])) == 0.5
     soft, = in_own_size(iter([np.ones((8, 8), np.float32)]), [np.zeros((20, 30, 3), np.uint8)])
     assert soft.shape == (20, 30) and (soft == 255).all()
 
