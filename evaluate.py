@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 import dataset
 from config import Config
-from image_files import read_label
+from image_files import MASK_VALUES, read_label
 from inference.metrics import METRIC_INFO, all_metrics, paired_bootstrap, summarize
 from preparation import nifti
 from preparation.folders import is_in
@@ -122,22 +122,25 @@ def find_pairs(inputs: Sequence[Path], labels: Path, problems: dataset.Problems
 def files_by_key(folder: Path, excluded: Sequence[Path], problems: dataset.Problems
                  ) -> dict[Key, Path]:
     """The images and volumes below a folder, not in `excluded` ones, by what their image is called;
-    soft masks that predict wrote beside are left out. Raises UserError where there is none."""
+    left out are soft masks that predict wrote beside, and of BraTS the images beside their
+    segmentation. Raises UserError where there is none."""
     images, left_out = dataset.find_images(folder, problems, are_masks=True)
     excluded = [one for one in excluded if is_in([folder], one)]
     paths = sorted(path for path in {*images, *nifti.find_volumes(folder)}
                    if not is_in(excluded, path) and path not in problems.reasons)
     stems = {(path.parent, nifti.stem(path)) for path in paths}
     files: dict[Key, Path] = {}
-    for path in paths:
+    for path in sorted(paths, key=is_modality):  # what may be a segmentation first
         if (path.parent, nifti.stem(path).removesuffix(SOFT_MASK)) in stems - {
                 (path.parent, nifti.stem(path))}:
             continue
         key = key_of(path, folder)
-        if key in files:
-            problems.add(path, f'belongs to the same image as {files[key].name}; remove one')
-        else:
+        if key not in files:
             files[key] = path
+        elif is_modality(path) and not is_modality(files[key]):
+            problems.left_out[path] = 'images beside their segmentation'
+        else:
+            problems.add(path, f'belongs to the same image as {files[key].name}; remove one')
     if not files:
         raise UserError(f'{folder}: {dataset.nothing_found(folder, left_out, problems)}; and no '
                         f'volumes ({", ".join(nifti.SUFFIXES)})')
@@ -149,7 +152,16 @@ def key_of(path: Path, folder: Path) -> Key:
     of volumes named as in BraTS without their kind."""
     case = nifti.is_volume(path) and nifti.case_and_kind(path)
     name = case[0] if case else ENDING.sub('', nifti.stem(path))
-    return *path.relative_to(folder).parts[:-1], name
+    folders = path.relative_to(folder).parts[:-1]
+    if case and folders and nifti.is_volume(path.parent):  # X_seg.nii/, which holds the file
+        folders = folders[:-1]
+    return *folders, name
+
+
+def is_modality(path: Path) -> bool:
+    """Whether a file is named as an image of BraTS: FLAIR, T1, …."""
+    case = nifti.is_volume(path) and nifti.case_and_kind(path)
+    return bool(case) and case[1] != 'seg'
 
 
 def match(masks: dict[Key, Path], labels: dict[Key, Path]) -> dict[Key, Key]:
@@ -218,9 +230,13 @@ def compare(mask_path: Path, label_path: Path) -> Scored:
 
 def classes_to_lesion(volume: nifti.Volume, values: np.ndarray) -> np.ndarray:
     """Where a volume of classes, 0, 1, … or 0 and another, is not 0; raises UserError for others,
-    as soft masks."""
+    as soft masks and images."""
     lesion = values != 0
     found = np.unique(values[lesion])
+    if len(found) > MASK_VALUES and (found == np.rint(found)).all():
+        raise UserError(f'{volume.path}: {len(found)} different values up to {found[-1]:g}, so it '
+                        'is an image, not a segmentation, which has 0 where no lesion is and at '
+                        f'most {MASK_VALUES} classes; give the segmentation (…_seg)')
     if len(found) > 1 and (found != np.rint(found)).any() or (found < 0).any() \
             or not np.isfinite(found).all():
         raise UserError(f'{volume.path}: a mask has whole numbers, 0 where no lesion is, but this '

@@ -1,11 +1,14 @@
 """--phase evaluate: masks of any origin against labels."""
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers import ONLY_MASKS, assert_one_line_error, names, read_csv, read_json, run_here
 from inference.metrics import DISTANCES, METRICS, paired_bootstrap
-from nifti_files import store
+from nifti_files import store, store_case
+from preparation import nifti
 
 SHIFTS = {'a': 0, 'b': 3, 'c': 6, 'd': None}  # px, of a mask from its label; None: empty
 
@@ -117,8 +120,10 @@ def test_what_cannot_be_compared_is_told_in_one_line_each(folders):
     store(folders / 'masks' / 'v.nii', soft)
     store(folders / 'labels' / 'w.nii', np.ones((9, 9, 9), np.float32))
     save(folders / 'masks' / 'w.png', square(0))
+    store(folders / 'labels' / 'x_flair.nii', np.arange(9 ** 3, dtype='i2').reshape(9, 9, 9))
+    store(folders / 'masks' / 'x_flair.nii', np.ones((9, 9, 9), np.float32))
     result = evaluate('--input', 'masks', '--labels', 'labels')
-    lines = result.stderr.splitlines()[-8:]
+    lines = result.stderr.splitlines()[-9:]
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     for line, parts in zip(sorted(line.strip() for line in lines[1:]), (
             ('labels/d_segmentation.png', 'the same image as d.png'),
@@ -126,9 +131,11 @@ def test_what_cannot_be_compared_is_told_in_one_line_each(folders):
             ('masks/a.png: 40×20 px, but a_segmentation.png is 40×30 px',),
             ('masks/b.png: a label has two values',), ('masks/c.png: cannot be read',),
             ('masks/v.nii', 'threshold a soft mask'),
-            ('masks/w.png: an image, but w.nii is a volume',)), strict=True):
+            ('masks/w.png: an image, but w.nii is a volume',),
+            ('masks/x_flair.nii: labels/x_flair.nii: 728 different values up to 728', '…_seg')),
+            strict=True):
         assert all(part in line for part in parts), line
-    assert '1 of 6 masks were scored' in result.stdout
+    assert '1 of 7 masks were scored' in result.stdout
 
 
 @pytest.mark.parametrize('arguments, parts', (
@@ -162,3 +169,23 @@ def test_the_masks_of_a_test_have_the_metrics_that_it_wrote(stage_1, tmp_path):
     stage_1.done('--phase', 'val', '--postprocess', 'otsu')
     assert {*METRICS, 'HD95', 'ASSD'} < set(read_json(
         stage_1.results / 'model1' / 'val.json')['best'])
+
+
+def test_of_a_downloaded_case_of_brats_the_segmentation_is_the_label(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store_case(tmp_path / 'labels' / 'p1', 'p1', kinds=('_FLAIR', '_T1'))
+    for kind in ('FLAIR', 'seg'):  # p2, as copies have it
+        (tmp_path / 'labels' / 'p2' / f'p2_{kind}.nii').mkdir(parents=True)
+        shutil.copy(tmp_path / 'labels' / 'p1' / f'p1_{kind}.nii.gz',
+                    tmp_path / 'labels' / 'p2' / f'p2_{kind}.nii' / 'x.nii')
+    lesion = nifti.read(tmp_path / 'labels/p1/p1_seg.nii.gz').values > 0
+    for name in ('p1/p1_flair.nii.gz', 'p2/p2_flair.nii/x.nii.gz'):
+        (tmp_path / 'masks' / name).parent.mkdir(parents=True)
+        store(tmp_path / 'masks' / name, lesion.astype(np.uint8))
+    for of_case, count in (('', 2), ('p1', 1)):
+        result = evaluate('--input', f'masks/{of_case}', '--labels', f'labels/{of_case}',
+                          '--output', f'out{count}')
+        assert result.returncode == 0, result.stderr
+        content = read_json(tmp_path / f'out{count}' / 'metrics.json')
+        assert [row['JA'] for row in content['per_image']] == [100] * count
+        assert f'left out: {count + 1} images beside their segmentation' in result.stdout
