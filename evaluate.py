@@ -1,6 +1,7 @@
 """Masks of any origin against labels: --phase evaluate."""
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from runtime import targets
 from runtime.files import make_folder, remove_temporary
 from runtime.lock import locked
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, progress_interval
+from utils import UserError, printable, progress_interval
 
 # what a mask's or label's name has behind that of its image
 ENDING = re.compile(r'((^|[\s_.-]+|(?<=\w))(segmentation|masks?|labels?|ground_?truth|annotations?'
@@ -28,6 +29,7 @@ ENDING = re.compile(r'((^|[\s_.-]+|(?<=\w))(segmentation|masks?|labels?|ground_?
 SOFT_MASK = '_probability'  # as predict names them
 FILES = ('metrics.csv', 'metrics.json', 'report.html')
 
+Unpaired = dict[str, list[Path]]  # files without a partner, by what there is not
 Key = tuple[str, ...]  # folders below --input or --labels, and the image's name
 
 
@@ -39,11 +41,12 @@ class Scored(NamedTuple):
 
 
 def run(config: Config) -> int:
-    """Metrics of the masks --input against --labels; returns the exit code, 1 where files were left
-    out."""
+    """Metrics of the masks --input against --labels; returns the exit code, 1 where files could not
+    be used; what has no partner is said, and is no failure."""
     inputs, labels, folder = check_paths(config)
     problems = dataset.Problems()
-    pairs = find_pairs(inputs, labels, problems)
+    unpaired: Unpaired = {}
+    pairs = find_pairs(inputs, labels, problems, unpaired)
     with locked(folder, '--output'):
         remove_temporary(make_folder(folder, '--output'), FILES)
         rows = [[{'name': name, **scored.metrics} for name, scored
@@ -54,13 +57,17 @@ def run(config: Config) -> int:
                             f'\n{problems.listing}')
         summaries = [summarize(of_input) for of_input in rows]
         compared = difference(*rows) if len(rows) == 2 else {}
-        write(folder, config, problems, rows, summaries, compared)
+        left_out = list(map(str, dict.fromkeys([*problems.reasons, *chain(*unpaired.values())])))
+        write(folder, config, left_out, rows, summaries, compared)
         write_report(folder, config, pairs, rows, compared)
     count = len(set().union(*pairs))
     for source, of_input, summary in zip(inputs, rows, summaries, strict=True):
         print(f'{source}\n' + table(summary, len(of_input), count, 'masks were scored'))
     if compared:
         print(table(compared, compared['pairs']['JA'], count, 'pairs: second minus first'))
+    for reason, paths in unpaired.items():
+        more = f', like {len(paths) - 1} more' if len(paths) > 1 else ''
+        print(printable(f'not scored, since {reason} belongs to it: {paths[0]}{more}'))
     print(f'results are in {folder}; open {folder / "report.html"}')
     return problems.report()
 
@@ -93,9 +100,9 @@ def check_paths(config: Config) -> tuple[list[Path], Path, Path]:
 # ------------------------------------------------------------------------------------- pairing
 
 
-def find_pairs(inputs: Sequence[Path], labels: Path, problems: dataset.Problems
-               ) -> list[dict[str, tuple[Path, Path]]]:
-    """For each input, (mask, label) by name; what has no partner goes to `problems`. Raises
+def find_pairs(inputs: Sequence[Path], labels: Path, problems: dataset.Problems,
+               unpaired: Unpaired) -> list[dict[str, tuple[Path, Path]]]:
+    """For each input, (mask, label) by name; what has no partner goes to `unpaired`. Raises
     UserError where nothing has one."""
     if labels.is_file():
         return [{labels.name: (source, labels)} for source in inputs]
@@ -113,9 +120,10 @@ def find_pairs(inputs: Sequence[Path], labels: Path, problems: dataset.Problems
                       if key in found})
         without_mask = [path for key, path in of_labels.items() if key not in found]
         others = set(masks) - set(found.values())
-        note_missing(without_mask, f'no mask in {source}', problems)
-        note_missing([masks[key] for key in masks if key in others], f'no label in {labels}',
-                     problems)
+        for reason, paths in ((f'no mask in {source}', without_mask), (
+                f'no label in {labels}', [masks[key] for key in masks if key in others])):
+            if paths:
+                unpaired.setdefault(reason, []).extend(paths)
     return pairs
 
 
@@ -182,13 +190,6 @@ def match(masks: dict[Key, Path], labels: dict[Key, Path]) -> dict[Key, Key]:
                 and candidates[0] not in taken:
             found[key] = candidates[0]
     return found
-
-
-def note_missing(paths: list[Path], reason: str, problems: dataset.Problems) -> None:
-    """One line for all files that have no partner."""
-    if paths:
-        more = f', like {len(paths) - 1} more' if len(paths) > 1 else ''
-        problems.add(paths[0], f'{reason} belongs to it{more}')
 
 
 # ------------------------------------------------------------------------------------- scoring
@@ -269,12 +270,12 @@ def difference(first: list[dict[str, Any]], second: list[dict[str, Any]]
 # --------------------------------------------------------------------------------------- files
 
 
-def write(folder: Path, config: Config, problems: dataset.Problems,
+def write(folder: Path, config: Config, left_out: list[str],
           rows: list[list[dict[str, Any]]], summaries: list[dict], compared: dict) -> None:
     """metrics.csv and metrics.json, of one or two inputs."""
     records = [{'input': source, **metrics_record(of_input, summary)} for source, of_input, summary
                in zip(config.input, rows, summaries, strict=True)]
-    content = {'labels': config.labels, **records[0], 'left_out': list(map(str, problems.reasons))}
+    content = {'labels': config.labels, **records[0], 'left_out': left_out}
     if compared:
         interval = {short: [compared['95 % from'][short], compared['95 % to'][short]]
                     for short in compared['difference']}
