@@ -13,7 +13,7 @@ from helpers import assert_one_line_error, draw_images, names, read_csv, read_pi
 from inference.postprocess import slices_with_lesion
 from networks import MaskPrediction
 from nifti_files import head, store
-from predict import Predictor, predict_volume
+from predict import PredictionWriter, Predictor, predict_volume, say_what_is_slow
 from preparation import nifti
 from prepared import snapshot
 from runtime.lock import locked
@@ -236,6 +236,30 @@ def test_after_a_kill_overwrite_goes_on_and_nothing_half_written_stays(predict, 
         assert_one_line_error(predict(*paths), 'out', 'in use by process', '--output')
 
 
+@pytest.mark.parametrize('kind', ('png', 'nii'))
+def test_interrupted_it_says_what_is_whole_and_how_to_go_on(predict, tmp_path, kind):
+    (tmp_path / 'in').mkdir()
+    if kind == 'png':
+        draw_images(tmp_path / 'in', ['a.png', 'b.png', 'c.png'])
+    else:
+        for name in 'abc':
+            store(tmp_path / 'in' / f'{name}.nii', head()[..., 8:12])
+    paths, write, seen = ['--input', 'in', '--output', 'out'], PredictionWriter._write_masks, []
+
+    def stopped(writer, *arguments):
+        if seen:
+            raise KeyboardInterrupt('SIGTERM')
+        seen.append(write(writer, *arguments))
+    with mock.patch.object(PredictionWriter, '_write_masks', stopped):
+        result = predict(*paths)
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-2:] == [
+        '1 of 3 are predicted; their masks are whole, and listed in out/predictions.csv; the same '
+        'command with --overwrite True begins anew', 'interrupted']
+    assert {row['file'] for row in read_csv(tmp_path / 'out' / 'predictions.csv')} == {f'a.{kind}'}
+    assert predict(*paths, '--overwrite', 'True').returncode == 0
+
+
 def test_a_volume(predict, tmp_path):
     path = store(tmp_path / 'head.nii', head(), (2, 0, 1), (1, -1, 1), oblique=True)
     result = predict('--input', path, '--output', 'mask.nii.gz', '--probability', 'True')
@@ -400,6 +424,13 @@ def test_a_slice_less_sure_than_its_volume_stays_empty(checkpoint, tmp_path):
     segmentation, _, note = predict_volume(predictor, volume)
     assert np.flatnonzero(segmentation.any((0, 1))).tolist() == [8, 9, 10, 11, 12]
     assert note.startswith('left empty, as soft values are higher elsewhere') and '15' in note
+
+
+def test_that_the_crf_is_slow_in_volumes_is_said(capsys):
+    for rule, volumes in (('otsu', 2), ('crf', 0), ('crf', 2)):
+        assert not capsys.readouterr().out
+        say_what_is_slow(rule, volumes)
+    assert '--postprocess crf is slow in volumes' in capsys.readouterr().out
 
 
 def test_known_answer_in_a_volume(checkpoint, tmp_path):
