@@ -327,7 +327,13 @@ def test_bad_input(predict, tmp_path, arguments, parts):
     assert snapshot(tmp_path) == before and not (tmp_path / 'new').exists()
 
 
-def test_the_network_has_to_be_named():
+def test_the_network_has_to_be_named_and_trained(tmp_path):
+    draw_images(tmp_path, ['a.png'])
+    for phase in (['predict', '--input', tmp_path / 'a.png', '--output', tmp_path / 'out'],
+                  ['export']):
+        assert_one_line_error(run_here(
+            '--dataset', 'mine', '--result_dir', tmp_path, '--data_root', tmp_path, '--phase',
+            *phase), 'nothing is trained for mine', 'mine/model*/best.pt', '--phase train first')
     for phase in (['predict', '--input', 'a.png', '--output', 'out'], ['export']):
         assert_one_line_error(run_here('--phase', *phase), '--dataset', '--checkpoint')
 
