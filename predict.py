@@ -383,6 +383,9 @@ def find_input(source: Path, found: list[Path], modality: str,
     none or an unreadable file."""
     if source.is_file():
         (nifti.read if nifti.is_volume(source) else dataset.read_image)(source)
+        if reason := reason_to_skip(source, modality):
+            kind = 'a label' if reason == 'labels' else reason
+            print(printable(f'{source}: by its name {kind}, which in a folder is skipped'))
         return {source: Path(source.name)}
     names, skipped = {}, Counter()
     paths = problems.without_broken_links(found)

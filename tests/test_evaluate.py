@@ -55,6 +55,7 @@ def test_masks_of_a_folder(folders):
     assert 0 <= low < content['mean']['JA'] < high <= 100
     assert [row['HD95'] for row in content['per_image']] == [0, 3, 6, None]
     assert '4 of 4 masks were scored' in result.stdout and 'HD95_mm' not in result.stdout
+    assert '  percent, px\n' in result.stdout
     report = (out / 'report.html').read_text('utf-8')
     assert '95th percentile Hausdorff distance' in report and 'false positive' in report
     assert evaluate('--input', 'masks', '--labels', 'labels').returncode == 0  # replaces its own
@@ -104,6 +105,7 @@ def test_volumes_of_any_orientation_in_mm(tmp_path, monkeypatch):
     one, other = read_json(out / 'metrics.json')['per_image']
     assert (one['name'], other['name']) == ('deep/p1', 'p2')
     assert (one['HD95'], one['HD95_mm']) == (1, 3)  # spacing 1, 2, 3
+    assert '  percent, px, mm\n' in result.stdout
     assert one['JA'] == pytest.approx(60) and other['JA'] == 100 and other['ASSD_mm'] == 0
     assert evaluate('--input', 'masks/p2_pred.nii', '--labels', 'labels/p2.nii.gz').returncode == 0
     assert names(out.parent) == ['masks', 'p2_pred']

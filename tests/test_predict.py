@@ -261,11 +261,12 @@ def test_interrupted_it_says_what_is_whole_and_how_to_go_on(predict, tmp_path, k
 
 
 def test_a_volume(predict, tmp_path):
-    path = store(tmp_path / 'head.nii', head(), (2, 0, 1), (1, -1, 1), oblique=True)
+    path = store(tmp_path / 'p_seg.nii', head(), (2, 0, 1), (1, -1, 1), oblique=True)
     result = predict('--input', path, '--output', 'mask.nii.gz', '--probability', 'True')
     assert result.returncode == 0, result.stderr
+    assert 'p_seg.nii: by its name a label, which in a folder is skipped' in result.stdout
     source, mask, soft = (nibabel.load(tmp_path / name) for name in (
-        'head.nii', 'mask.nii.gz', 'mask_probability.nii.gz'))
+        'p_seg.nii', 'mask.nii.gz', 'mask_probability.nii.gz'))
     for written in (mask, soft):
         assert written.shape == source.shape
         np.testing.assert_allclose(written.affine, source.affine)
