@@ -469,16 +469,16 @@ def best_of_run(run_folder: Path, dataset: str) -> Path | None:
 
 def choose_for_test(result_folder: Path, dataset: str, stage: int) -> Path:
     """The run's best.pt, else its newest, else (stage 1) the newest of model/. Raises UserError."""
-    run_folder = result_folder / f'model{stage}'
-    folders = [run_folder, MODEL_FOLDER] if stage == 1 else [run_folder]
-    for folder in folders:
-        if path := best_of_run(folder, dataset):
-            return path
-    places = [f'{run_folder}/best.pt', *(f'{folder}/{dataset}_params_*.pt' for folder in folders)]
+    folders = [result_folder / f'model{stage}', *([MODEL_FOLDER] if stage == 1 else [])]
+    if path := next(filter(None, (best_of_run(folder, dataset) for folder in folders)), None):
+        return path
+    what = f'no checkpoint of stage {stage}'
+    if stage == 1 and not any(best_of_run(result_folder / f'model{n}', dataset) for n in (0, 2)):
+        what, folders = 'nothing is trained', [f'{result_folder}/model*', MODEL_FOLDER]
+    places = [f'{folders[0]}/best.pt', *(f'{folder}/{dataset}_params_*.pt' for folder in folders)]
     alike = similar_word(dataset, trained_datasets(result_folder.parent) - {dataset})
-    hint = f'did you mean --dataset {alike}? ' if alike else ''
-    raise UserError(f'no checkpoint of stage {stage} for {dataset}: {hint}looked for '
-                    f'{", ".join(places)}; train first, or name a file with --checkpoint')
+    raise UserError(f'{what} for {dataset}: {alike and f"did you mean --dataset {alike}? "}looked '
+                    f'for {", ".join(places)}; --phase train first, or --checkpoint FILE')
 
 
 def trained_datasets(results: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """Masks of any origin against labels: --phase evaluate."""
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 import dataset
 from config import Config
-from image_files import read_label
+from image_files import MASK_VALUES, read_label
 from inference.metrics import METRIC_INFO, all_metrics, paired_bootstrap, summarize
 from preparation import nifti
 from preparation.folders import is_in
@@ -20,7 +21,7 @@ from runtime import targets
 from runtime.files import make_folder, remove_temporary
 from runtime.lock import locked
 from runtime.threads import cpu_count, prefetch
-from utils import UserError, progress_interval
+from utils import UserError, printable, progress_interval
 
 # what a mask's or label's name has behind that of its image
 ENDING = re.compile(r'((^|[\s_.-]+|(?<=\w))(segmentation|masks?|labels?|ground_?truth|annotations?'
@@ -28,6 +29,7 @@ ENDING = re.compile(r'((^|[\s_.-]+|(?<=\w))(segmentation|masks?|labels?|ground_?
 SOFT_MASK = '_probability'  # as predict names them
 FILES = ('metrics.csv', 'metrics.json', 'report.html')
 
+Unpaired = dict[str, list[Path]]  # files without a partner, by what there is not
 Key = tuple[str, ...]  # folders below --input or --labels, and the image's name
 
 
@@ -39,11 +41,12 @@ class Scored(NamedTuple):
 
 
 def run(config: Config) -> int:
-    """Metrics of the masks --input against --labels; returns the exit code, 1 where files were left
-    out."""
+    """Metrics of the masks --input against --labels; returns the exit code, 1 where files could not
+    be used; what has no partner is said, and is no failure."""
     inputs, labels, folder = check_paths(config)
     problems = dataset.Problems()
-    pairs = find_pairs(inputs, labels, problems)
+    unpaired: Unpaired = {}
+    pairs = find_pairs(inputs, labels, problems, unpaired)
     with locked(folder, '--output'):
         remove_temporary(make_folder(folder, '--output'), FILES)
         rows = [[{'name': name, **scored.metrics} for name, scored
@@ -54,13 +57,17 @@ def run(config: Config) -> int:
                             f'\n{problems.listing}')
         summaries = [summarize(of_input) for of_input in rows]
         compared = difference(*rows) if len(rows) == 2 else {}
-        write(folder, config, problems, rows, summaries, compared)
+        left_out = list(map(str, dict.fromkeys([*problems.reasons, *chain(*unpaired.values())])))
+        write(folder, config, left_out, rows, summaries, compared)
         write_report(folder, config, pairs, rows, compared)
     count = len(set().union(*pairs))
     for source, of_input, summary in zip(inputs, rows, summaries, strict=True):
         print(f'{source}\n' + table(summary, len(of_input), count, 'masks were scored'))
     if compared:
         print(table(compared, compared['pairs']['JA'], count, 'pairs: second minus first'))
+    for reason, paths in unpaired.items():
+        more = f', like {len(paths) - 1} more' if len(paths) > 1 else ''
+        print(printable(f'not scored, since {reason} belongs to it: {paths[0]}{more}'))
     print(f'results are in {folder}; open {folder / "report.html"}')
     return problems.report()
 
@@ -93,9 +100,9 @@ def check_paths(config: Config) -> tuple[list[Path], Path, Path]:
 # ------------------------------------------------------------------------------------- pairing
 
 
-def find_pairs(inputs: Sequence[Path], labels: Path, problems: dataset.Problems
-               ) -> list[dict[str, tuple[Path, Path]]]:
-    """For each input, (mask, label) by name; what has no partner goes to `problems`. Raises
+def find_pairs(inputs: Sequence[Path], labels: Path, problems: dataset.Problems,
+               unpaired: Unpaired) -> list[dict[str, tuple[Path, Path]]]:
+    """For each input, (mask, label) by name; what has no partner goes to `unpaired`. Raises
     UserError where nothing has one."""
     if labels.is_file():
         return [{labels.name: (source, labels)} for source in inputs]
@@ -113,31 +120,35 @@ def find_pairs(inputs: Sequence[Path], labels: Path, problems: dataset.Problems
                       if key in found})
         without_mask = [path for key, path in of_labels.items() if key not in found]
         others = set(masks) - set(found.values())
-        note_missing(without_mask, f'no mask in {source}', problems)
-        note_missing([masks[key] for key in masks if key in others], f'no label in {labels}',
-                     problems)
+        for reason, paths in ((f'no mask in {source}', without_mask), (
+                f'no label in {labels}', [masks[key] for key in masks if key in others])):
+            if paths:
+                unpaired.setdefault(reason, []).extend(paths)
     return pairs
 
 
 def files_by_key(folder: Path, excluded: Sequence[Path], problems: dataset.Problems
                  ) -> dict[Key, Path]:
     """The images and volumes below a folder, not in `excluded` ones, by what their image is called;
-    soft masks that predict wrote beside are left out. Raises UserError where there is none."""
+    left out are soft masks that predict wrote beside, and of BraTS the images beside their
+    segmentation. Raises UserError where there is none."""
     images, left_out = dataset.find_images(folder, problems, are_masks=True)
     excluded = [one for one in excluded if is_in([folder], one)]
     paths = sorted(path for path in {*images, *nifti.find_volumes(folder)}
                    if not is_in(excluded, path) and path not in problems.reasons)
     stems = {(path.parent, nifti.stem(path)) for path in paths}
     files: dict[Key, Path] = {}
-    for path in paths:
+    for path in sorted(paths, key=is_modality):  # what may be a segmentation first
         if (path.parent, nifti.stem(path).removesuffix(SOFT_MASK)) in stems - {
                 (path.parent, nifti.stem(path))}:
             continue
         key = key_of(path, folder)
-        if key in files:
-            problems.add(path, f'belongs to the same image as {files[key].name}; remove one')
-        else:
+        if key not in files:
             files[key] = path
+        elif is_modality(path) and not is_modality(files[key]):
+            problems.left_out[path] = 'images beside their segmentation'
+        else:
+            problems.add(path, f'belongs to the same image as {files[key].name}; remove one')
     if not files:
         raise UserError(f'{folder}: {dataset.nothing_found(folder, left_out, problems)}; and no '
                         f'volumes ({", ".join(nifti.SUFFIXES)})')
@@ -149,7 +160,16 @@ def key_of(path: Path, folder: Path) -> Key:
     of volumes named as in BraTS without their kind."""
     case = nifti.is_volume(path) and nifti.case_and_kind(path)
     name = case[0] if case else ENDING.sub('', nifti.stem(path))
-    return *path.relative_to(folder).parts[:-1], name
+    folders = path.relative_to(folder).parts[:-1]
+    if case and folders and nifti.is_volume(path.parent):  # X_seg.nii/, which holds the file
+        folders = folders[:-1]
+    return *folders, name
+
+
+def is_modality(path: Path) -> bool:
+    """Whether a file is named as an image of BraTS: FLAIR, T1, …."""
+    case = nifti.is_volume(path) and nifti.case_and_kind(path)
+    return bool(case) and case[1] != 'seg'
 
 
 def match(masks: dict[Key, Path], labels: dict[Key, Path]) -> dict[Key, Key]:
@@ -170,13 +190,6 @@ def match(masks: dict[Key, Path], labels: dict[Key, Path]) -> dict[Key, Key]:
                 and candidates[0] not in taken:
             found[key] = candidates[0]
     return found
-
-
-def note_missing(paths: list[Path], reason: str, problems: dataset.Problems) -> None:
-    """One line for all files that have no partner."""
-    if paths:
-        more = f', like {len(paths) - 1} more' if len(paths) > 1 else ''
-        problems.add(paths[0], f'{reason} belongs to it{more}')
 
 
 # ------------------------------------------------------------------------------------- scoring
@@ -218,9 +231,13 @@ def compare(mask_path: Path, label_path: Path) -> Scored:
 
 def classes_to_lesion(volume: nifti.Volume, values: np.ndarray) -> np.ndarray:
     """Where a volume of classes, 0, 1, … or 0 and another, is not 0; raises UserError for others,
-    as soft masks."""
+    as soft masks and images."""
     lesion = values != 0
     found = np.unique(values[lesion])
+    if len(found) > MASK_VALUES and (found == np.rint(found)).all():
+        raise UserError(f'{volume.path}: {len(found)} different values up to {found[-1]:g}, so it '
+                        'is an image, not a segmentation, which has 0 where no lesion is and at '
+                        f'most {MASK_VALUES} classes; give the segmentation (…_seg)')
     if len(found) > 1 and (found != np.rint(found)).any() or (found < 0).any() \
             or not np.isfinite(found).all():
         raise UserError(f'{volume.path}: a mask has whole numbers, 0 where no lesion is, but this '
@@ -253,12 +270,12 @@ def difference(first: list[dict[str, Any]], second: list[dict[str, Any]]
 # --------------------------------------------------------------------------------------- files
 
 
-def write(folder: Path, config: Config, problems: dataset.Problems,
+def write(folder: Path, config: Config, left_out: list[str],
           rows: list[list[dict[str, Any]]], summaries: list[dict], compared: dict) -> None:
     """metrics.csv and metrics.json, of one or two inputs."""
     records = [{'input': source, **metrics_record(of_input, summary)} for source, of_input, summary
                in zip(config.input, rows, summaries, strict=True)]
-    content = {'labels': config.labels, **records[0], 'left_out': list(map(str, problems.reasons))}
+    content = {'labels': config.labels, **records[0], 'left_out': left_out}
     if compared:
         interval = {short: [compared['95 % from'][short], compared['95 % to'][short]]
                     for short in compared['difference']}

@@ -1,7 +1,7 @@
 """Segmentations of any images and volumes: --phase predict, and from Python
 
     from predict import Predictor
-    predictor = Predictor('results/ISIC/model2/best.pt')
+    predictor = Predictor('model/ISIC_params_0000300.pt')
     segmentations = predictor.predict([image, …])  # H×W×3 uint8 in, H×W bool out
 """
 import io
@@ -11,7 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,7 +171,8 @@ def run(config: Config, predictor: Predictor) -> int:
         check_paths(config)  # again: another program may have written there
         targets.check(files, [paths.input, *found, *predictor.files], f'--output {paths.output}',
                       config.overwrite)
-        with (closing(PredictionWriter(paths, masks)) as writer,
+        say_what_is_slow(predictor.rule, sum(map(nifti.is_volume, masks)))
+        with (closing(PredictionWriter(paths, masks)) as writer, how_far_it_came(writer),
               tqdm(total=len(masks), desc='predicting', unit=' files',
                    mininterval=progress_interval()) as bar):
             images = [path for path in masks if not nifti.is_volume(path)]
@@ -192,6 +193,25 @@ def run(config: Config, predictor: Predictor) -> int:
     for warning in mask_warnings(small_masks):
         print(warning)
     return problems.report()
+
+
+def say_what_is_slow(rule: str, volumes: int) -> None:
+    """Print it where post-processing of volumes takes longer than their network."""
+    if volumes and rule == 'crf':
+        print('--postprocess crf is slow in volumes: about a quarter of a second for each slice of '
+              '180×180 px; --postprocess otsu is quick')
+
+
+@contextmanager
+def how_far_it_came(writer: 'PredictionWriter') -> Iterator[None]:
+    """Where a signal ends a prediction, print what is whole and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(printable(f'{writer.count} of {len(writer.masks)} are predicted; their masks are '
+                        f'whole, and listed in {writer.paths.table}; the same command with '
+                        '--overwrite True begins anew'), file=sys.stderr)
+        raise
 
 
 def predict_images(predictor: Predictor, paths: list[Path], threads: int,
@@ -363,6 +383,9 @@ def find_input(source: Path, found: list[Path], modality: str,
     none or an unreadable file."""
     if source.is_file():
         (nifti.read if nifti.is_volume(source) else dataset.read_image)(source)
+        if reason := reason_to_skip(source, modality):
+            kind = 'a label' if reason == 'labels' else reason
+            print(printable(f'{source}: by its name {kind}, which in a folder is skipped'))
         return {source: Path(source.name)}
     names, skipped = {}, Counter()
     paths = problems.without_broken_links(found)

@@ -171,8 +171,11 @@ def origin_of_rule(config: Config, checkpoint: checkpoints.Checkpoint) -> str:
     """Where the rule of `chosen_rule` comes from, to print."""
     if config.postprocess != 'auto':
         return 'given by --postprocess'
-    return ('chosen on val' if 'rule' in stored_choice(checkpoint, config)
-            else 'the default, since --phase val has not scored this checkpoint')
+    if 'rule' in stored_choice(checkpoint, config):
+        return 'chosen on val'
+    of_labels = config.method == 'student' and config.pseudo_label_rule != 'auto'
+    return ('the rule of its pseudo-labels' if of_labels else 'the default') + (
+        ', since --phase val has not scored this checkpoint')
 
 
 def choice_folder(config: Config, checkpoint: checkpoints.Checkpoint) -> Path:

@@ -161,8 +161,10 @@ def table(summary: Summary, labeled_count: int, case_count: int,
           what: str = 'images have labels') -> str:
     """Mean, 95 % interval, median, lowest and highest of all metrics over the labeled cases, and of
     how many a distance is undefined, to print."""
+    names = next(iter(summary.values()))
+    units = 'percent, px' + ', mm' * any(name.endswith('_mm') for name in names)
     lines = [f'{labeled_count} of {case_count} {what}'.ljust(32)
-             + ''.join(f'{name:>8}' for name in next(iter(summary.values()))) + '  percent, px, mm']
+             + ''.join(f'{name:>8}' for name in names) + f'  {units}']
     for statistic, values in summary.items():
         lines.append(statistic.ljust(32) + ''.join(f'{rounded(value):>8}'
                                                    for value in values.values()))

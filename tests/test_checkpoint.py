@@ -219,7 +219,7 @@ def test_the_choice_for_test(tmp_path, monkeypatch):
 
     with pytest.raises(UserError) as caught:
         chosen_with(model / 'ISIC_params_0000660.pt')
-    for place in (run / 'best.pt', run / 'BraTS_params_*.pt', model / 'BraTS_params_*.pt'):
+    for place in (tmp_path / 'results' / 'model*' / 'best.pt', model / 'BraTS_params_*.pt'):
         assert str(place) in str(caught.value)
     newest = model / 'BraTS_params_0000460.pt'
     assert chosen_with(newest, model / 'BraTS_params_0000095.pt') == newest

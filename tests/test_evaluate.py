@@ -1,11 +1,14 @@
 """--phase evaluate: masks of any origin against labels."""
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers import ONLY_MASKS, assert_one_line_error, names, read_csv, read_json, run_here
 from inference.metrics import DISTANCES, METRICS, paired_bootstrap
-from nifti_files import store
+from nifti_files import store, store_case
+from preparation import nifti
 
 SHIFTS = {'a': 0, 'b': 3, 'c': 6, 'd': None}  # px, of a mask from its label; None: empty
 
@@ -52,6 +55,7 @@ def test_masks_of_a_folder(folders):
     assert 0 <= low < content['mean']['JA'] < high <= 100
     assert [row['HD95'] for row in content['per_image']] == [0, 3, 6, None]
     assert '4 of 4 masks were scored' in result.stdout and 'HD95_mm' not in result.stdout
+    assert '  percent, px\n' in result.stdout
     report = (out / 'report.html').read_text('utf-8')
     assert '95th percentile Hausdorff distance' in report and 'false positive' in report
     assert evaluate('--input', 'masks', '--labels', 'labels').returncode == 0  # replaces its own
@@ -64,10 +68,11 @@ def test_two_methods_are_compared_in_pairs(folders):
     (folders / 'other' / 'a_mask.png').unlink()
     save(folders / 'other' / 'e.png', square(0))
     result = evaluate('--input', 'masks', '--input', 'other', '--labels', 'labels')
-    assert result.returncode == 1 and result.stderr.splitlines()[-2:] == [
-        '  labels/a_segmentation.png: no mask in other belongs to it',
-        '  other/e.png: no label in labels belongs to it']
+    assert result.returncode == 0 and result.stdout.splitlines()[-3:-1] == [
+        'not scored, since no mask in other belongs to it: labels/a_segmentation.png',
+        'not scored, since no label in labels belongs to it: other/e.png']
     content = read_json(folders / 'results' / 'evaluate' / 'masks' / 'metrics.json')
+    assert content['left_out'] == ['labels/a_segmentation.png', 'other/e.png']
     first, second = ({row['name']: row['JA'] for row in one['per_image']}
                      for one in (content, content['second']))
     assert list(second) == ['b', 'c', 'd']
@@ -100,6 +105,7 @@ def test_volumes_of_any_orientation_in_mm(tmp_path, monkeypatch):
     one, other = read_json(out / 'metrics.json')['per_image']
     assert (one['name'], other['name']) == ('deep/p1', 'p2')
     assert (one['HD95'], one['HD95_mm']) == (1, 3)  # spacing 1, 2, 3
+    assert '  percent, px, mm\n' in result.stdout
     assert one['JA'] == pytest.approx(60) and other['JA'] == 100 and other['ASSD_mm'] == 0
     assert evaluate('--input', 'masks/p2_pred.nii', '--labels', 'labels/p2.nii.gz').returncode == 0
     assert names(out.parent) == ['masks', 'p2_pred']
@@ -117,18 +123,22 @@ def test_what_cannot_be_compared_is_told_in_one_line_each(folders):
     store(folders / 'masks' / 'v.nii', soft)
     store(folders / 'labels' / 'w.nii', np.ones((9, 9, 9), np.float32))
     save(folders / 'masks' / 'w.png', square(0))
+    store(folders / 'labels' / 'x_flair.nii', np.arange(9 ** 3, dtype='i2').reshape(9, 9, 9))
+    store(folders / 'masks' / 'x_flair.nii', np.ones((9, 9, 9), np.float32))
     result = evaluate('--input', 'masks', '--labels', 'labels')
     lines = result.stderr.splitlines()[-8:]
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     for line, parts in zip(sorted(line.strip() for line in lines[1:]), (
             ('labels/d_segmentation.png', 'the same image as d.png'),
-            ('labels/e_segmentation.png: no mask in masks belongs to it, like 2 more',),
             ('masks/a.png: 40×20 px, but a_segmentation.png is 40×30 px',),
             ('masks/b.png: a label has two values',), ('masks/c.png: cannot be read',),
             ('masks/v.nii', 'threshold a soft mask'),
-            ('masks/w.png: an image, but w.nii is a volume',)), strict=True):
+            ('masks/w.png: an image, but w.nii is a volume',),
+            ('masks/x_flair.nii: labels/x_flair.nii: 728 different values up to 728', '…_seg')),
+            strict=True):
         assert all(part in line for part in parts), line
-    assert '1 of 6 masks were scored' in result.stdout
+    assert '1 of 7 masks were scored' in result.stdout
+    assert 'no mask in masks belongs to it: labels/e_segmentation.png, like 2 more' in result.stdout
 
 
 @pytest.mark.parametrize('arguments, parts', (
@@ -155,10 +165,30 @@ def test_the_masks_of_a_test_have_the_metrics_that_it_wrote(stage_1, tmp_path):
                                                                                *DISTANCES}
     result = evaluate('--input', tested / 'segmentation', '--labels',
                       stage_1.data / 'test' / 'labels', '--output', tmp_path / 'out')
-    assert result.returncode == 1  # one of three has no label
+    assert result.returncode == 0  # though one of three has no label
     content = read_json(tmp_path / 'out' / 'metrics.json')
     for name in ('mean', 'interval', 'undefined', 'per_image'):
         assert content[name] == written[name]
     stage_1.done('--phase', 'val', '--postprocess', 'otsu')
     assert {*METRICS, 'HD95', 'ASSD'} < set(read_json(
         stage_1.results / 'model1' / 'val.json')['best'])
+
+
+def test_of_a_downloaded_case_of_brats_the_segmentation_is_the_label(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store_case(tmp_path / 'labels' / 'p1', 'p1', kinds=('_FLAIR', '_T1'))
+    for kind in ('FLAIR', 'seg'):  # p2, as copies have it
+        (tmp_path / 'labels' / 'p2' / f'p2_{kind}.nii').mkdir(parents=True)
+        shutil.copy(tmp_path / 'labels' / 'p1' / f'p1_{kind}.nii.gz',
+                    tmp_path / 'labels' / 'p2' / f'p2_{kind}.nii' / 'x.nii')
+    lesion = nifti.read(tmp_path / 'labels/p1/p1_seg.nii.gz').values > 0
+    for name in ('p1/p1_flair.nii.gz', 'p2/p2_flair.nii/x.nii.gz'):
+        (tmp_path / 'masks' / name).parent.mkdir(parents=True)
+        store(tmp_path / 'masks' / name, lesion.astype(np.uint8))
+    for of_case, count in (('', 2), ('p1', 1)):
+        result = evaluate('--input', f'masks/{of_case}', '--labels', f'labels/{of_case}',
+                          '--output', f'out{count}')
+        assert result.returncode == 0, result.stderr
+        content = read_json(tmp_path / f'out{count}' / 'metrics.json')
+        assert [row['JA'] for row in content['per_image']] == [100] * count
+        assert f'left out: {count + 1} images beside their segmentation' in result.stdout

@@ -13,7 +13,7 @@ from helpers import assert_one_line_error, draw_images, names, read_csv, read_pi
 from inference.postprocess import slices_with_lesion
 from networks import MaskPrediction
 from nifti_files import head, store
-from predict import Predictor, predict_volume
+from predict import PredictionWriter, Predictor, predict_volume, say_what_is_slow
 from preparation import nifti
 from prepared import snapshot
 from runtime.lock import locked
@@ -236,12 +236,37 @@ def test_after_a_kill_overwrite_goes_on_and_nothing_half_written_stays(predict, 
         assert_one_line_error(predict(*paths), 'out', 'in use by process', '--output')
 
 
+@pytest.mark.parametrize('kind', ('png', 'nii'))
+def test_interrupted_it_says_what_is_whole_and_how_to_go_on(predict, tmp_path, kind):
+    (tmp_path / 'in').mkdir()
+    if kind == 'png':
+        draw_images(tmp_path / 'in', ['a.png', 'b.png', 'c.png'])
+    else:
+        for name in 'abc':
+            store(tmp_path / 'in' / f'{name}.nii', head()[..., 8:12])
+    paths, write, seen = ['--input', 'in', '--output', 'out'], PredictionWriter._write_masks, []
+
+    def stopped(writer, *arguments):
+        if seen:
+            raise KeyboardInterrupt('SIGTERM')
+        seen.append(write(writer, *arguments))
+    with mock.patch.object(PredictionWriter, '_write_masks', stopped):
+        result = predict(*paths)
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-2:] == [
+        '1 of 3 are predicted; their masks are whole, and listed in out/predictions.csv; the same '
+        'command with --overwrite True begins anew', 'interrupted']
+    assert {row['file'] for row in read_csv(tmp_path / 'out' / 'predictions.csv')} == {f'a.{kind}'}
+    assert predict(*paths, '--overwrite', 'True').returncode == 0
+
+
 def test_a_volume(predict, tmp_path):
-    path = store(tmp_path / 'head.nii', head(), (2, 0, 1), (1, -1, 1), oblique=True)
+    path = store(tmp_path / 'p_seg.nii', head(), (2, 0, 1), (1, -1, 1), oblique=True)
     result = predict('--input', path, '--output', 'mask.nii.gz', '--probability', 'True')
     assert result.returncode == 0, result.stderr
+    assert 'p_seg.nii: by its name a label, which in a folder is skipped' in result.stdout
     source, mask, soft = (nibabel.load(tmp_path / name) for name in (
-        'head.nii', 'mask.nii.gz', 'mask_probability.nii.gz'))
+        'p_seg.nii', 'mask.nii.gz', 'mask_probability.nii.gz'))
     for written in (mask, soft):
         assert written.shape == source.shape
         np.testing.assert_allclose(written.affine, source.affine)
@@ -303,7 +328,13 @@ def test_bad_input(predict, tmp_path, arguments, parts):
     assert snapshot(tmp_path) == before and not (tmp_path / 'new').exists()
 
 
-def test_the_network_has_to_be_named():
+def test_the_network_has_to_be_named_and_trained(tmp_path):
+    draw_images(tmp_path, ['a.png'])
+    for phase in (['predict', '--input', tmp_path / 'a.png', '--output', tmp_path / 'out'],
+                  ['export']):
+        assert_one_line_error(run_here(
+            '--dataset', 'mine', '--result_dir', tmp_path, '--data_root', tmp_path, '--phase',
+            *phase), 'nothing is trained for mine', 'mine/model*/best.pt', '--phase train first')
     for phase in (['predict', '--input', 'a.png', '--output', 'out'], ['export']):
         assert_one_line_error(run_here('--phase', *phase), '--dataset', '--checkpoint')
 
@@ -400,6 +431,13 @@ def test_a_slice_less_sure_than_its_volume_stays_empty(checkpoint, tmp_path):
     segmentation, _, note = predict_volume(predictor, volume)
     assert np.flatnonzero(segmentation.any((0, 1))).tolist() == [8, 9, 10, 11, 12]
     assert note.startswith('left empty, as soft values are higher elsewhere') and '15' in note
+
+
+def test_that_the_crf_is_slow_in_volumes_is_said(capsys):
+    for rule, volumes in (('otsu', 2), ('crf', 0), ('crf', 2)):
+        assert not capsys.readouterr().out
+        say_what_is_slow(rule, volumes)
+    assert '--postprocess crf is slow in volumes' in capsys.readouterr().out
 
 
 def test_known_answer_in_a_volume(checkpoint, tmp_path):

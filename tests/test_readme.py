@@ -34,6 +34,8 @@ COMMANDS = sorted({line.strip() for text in TEXTS.values()  # what follows main.
                    for line in re.findall(r'main\.py( --[^\n`&…|#]*)', text)
                    if '--help' not in line})
 
+SHIPPED = 'model/ISIC_params_0000300.pt'  # which the Python example of prediction.md takes
+
 
 def anchors(text: str) -> set[str]:
     """The anchors of a document's headings."""
@@ -45,6 +47,7 @@ def run_example(word: str, folder: Path, more: str = '') -> str:
     """What the Python example of prediction.md that holds a word, and more, prints in a folder."""
     examples = re.findall(r'```python\n(.*?)```', TEXTS['docs/prediction.md'], re.S)
     code = next(code for code in examples if word in code) + more
+    code = code.replace(f'/path/to/this/project/{SHIPPED}', 'best.pt')  # a small one, of a test
     code = code.replace('/path/to/this/project', str(PROJECT))
     done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True,
                           env={'OMP_NUM_THREADS': '1'})
@@ -109,7 +112,8 @@ def test_architecture_names_what_is_in_the_files():
 def test_python_examples(stage_1, tmp_path):
     draw_images(tmp_path, ['photo.png'], size=(60, 40), bright_square=True)
     (tmp_path / 'utils.py').write_text('raise ImportError("not the one of the project")')
-    shutil.copytree(stage_1.results / 'model1', tmp_path / 'results' / 'ISIC' / 'model2')
+    shutil.copy(stage_1.results / 'model1' / 'best.pt', tmp_path)
+    assert (PROJECT / SHIPPED).is_file() and f'{SHIPPED}\'' in TEXTS['docs/prediction.md']
     output = run_example('Predictor', tmp_path, '''
 print([(array.shape, str(array.dtype)) for array in (segmentations[0], soft_masks[0])])''')
     assert output.splitlines()[-1] == "[((40, 60), 'bool'), ((40, 60), 'float32')]"
@@ -117,8 +121,7 @@ print([(array.shape, str(array.dtype)) for array in (segmentations[0], soft_mask
                  'threshold')
     assert 'threshold' not in run_example('onnxruntime', tmp_path)
     mask = np.asarray(Image.open(tmp_path / 'mask.png'))
-    predictor = Predictor(tmp_path / 'results' / 'ISIC' / 'model2' / 'best.pt', 'cpu',
-                          postprocess='threshold')
+    predictor = Predictor(tmp_path / 'best.pt', 'cpu', postprocess='threshold')
     segmentation, = predictor.predict([np.asarray(Image.open(tmp_path / 'photo.png'))])
     assert set(np.unique(mask)) == {0, 255}
     assert jaccard(mask > 0, segmentation) >= 0.99
