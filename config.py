@@ -137,8 +137,8 @@ class Config:
     lesion_px: int = preparing(500, 'brats: smallest lesion area of a disease slice', at_least=0,
                                unit='px of the prepared image')
     split: tuple = preparing((), 'disease images of train, val and test: three counts or three '
-                             'fractions', own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 '
-                             '0.15 0.15')
+                             'fractions', own_choice='0.7 0.15 0.15, but the published counts '
+                             'where there are enough: brats 563 90 90, isic 200 31 31')
     keep_artifacts: bool = preparing(False, 'isic: keep images with rulers, color patches, or a '
                                      'lesion amid dark corners', synonyms='artifacts')
     overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict, '

@@ -8,7 +8,13 @@ from PIL import Image
 
 from config import Config
 from preparation import heights, nifti
-from preparation.writer import SPLITS, DatasetWriter, resize_image, resize_label
+from preparation.writer import (
+    SPLITS,
+    DatasetWriter,
+    TooFewImages,
+    resize_image,
+    resize_label,
+)
 from utils import UserError
 
 BRATS_DEPTH, DEFAULT_RANGE = 155, '90-120'  # slices of a volume of BraTS, and those published
@@ -50,7 +56,13 @@ def from_brats(writer: DatasetWriter, sources: list[Path]) -> None:
     writer.notes.append(where_lesions_lie(slices))
     if not writer.config.z_range:
         slices = at_heights_of_lesions(writer, slices)
-    chosen = choose_slices(writer, slices, split_patients(writer, slices))
+    try:
+        chosen = choose_slices(writer, slices, split_patients(writer, slices))
+    except TooFewImages:
+        if writer.config.split:
+            raise
+        writer.take_fractions()  # here, so that volumes are not read again
+        chosen = choose_slices(writer, slices, split_patients(writer, slices))
     writer.details['patients'] = {
         name: sorted({scan.patient for scan, split in chosen if split == name}) for name in SPLITS}
 

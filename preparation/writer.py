@@ -24,6 +24,7 @@ from utils import UserError, progress_interval
 SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
                  'folders': (0.7, 0.15, 0.15)}  # ours
+FRACTIONS = DEFAULT_SPLIT['folders']  # where there are too few images for the published counts
 MUCH_LEFT_OUT = 1 / 3  # of the disease images, above which the last line tells
 BROKEN = 'broken'
 KEEPS = '--keep_artifacts True keeps those with artifacts'
@@ -37,6 +38,10 @@ WITHOUT_NORMAL = {  # by format: why trainB is empty
             'bring normal images and use --source_format folders',
     'folders': 'no normal image can be used for training'}
 FOLDERS = ('trainA', 'trainB', 'testA', 'testB', 'val/images', 'val/labels', 'test/labels')
+
+
+class TooFewImages(UserError):
+    """Fewer images than --split, or its default, counts."""
 
 
 class DatasetWriter:
@@ -58,6 +63,13 @@ class DatasetWriter:
         self.notes: list[str] = []
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
+
+    def take_fractions(self) -> None:
+        """In place of the published counts, for which there are too few images."""
+        self.notes.append('too few disease images for the published split of '
+                          f'{" ".join(map(str, self.split.shares))}: split by fractions, as '
+                          f'--split {" ".join(map(str, FRACTIONS))} does')
+        self.split = Split(FRACTIONS, False)
 
     def add(self, split: str, domain: str, name: str, image: Image.Image,
             label: np.ndarray | None = None) -> None:
@@ -239,24 +251,30 @@ class Split(NamedTuple):
         return {name: ends[number + 1] - ends[number] for number, name in enumerate(SPLITS)}
 
     def check(self, available: dict[str, int], description: str) -> None:
-        """Raises UserError where fewer images are available for a split than --split counts."""
+        """Raises TooFewImages where fewer are available for a split than --split counts."""
         needed = dict(zip(SPLITS, self.shares, strict=True))
         if self.counted and any(available[name] < needed[name] for name in SPLITS):
             counts = ', '.join(f'{available[name]} for {name}' for name in SPLITS)
-            raise UserError(f'--split {" ".join(map(str, self.shares))}: there are only {counts} '
-                            f'{description}; ask for fewer, or give fractions, as 0.7 0.15 0.15')
+            raise TooFewImages(f'--split {" ".join(map(str, self.shares))}: there are only '
+                               f'{counts} {description}; ask for fewer, or give fractions, as 0.7 '
+                               '0.15 0.15')
 
 
 class SplitFiller:
     """Assigns images to splits, in the order of `names`: random, those with a label first. Labeled
     images fill test and val, then train; if none has a label, test takes any, and val none. Where
-    --split gives fractions, all fill up evenly, so that images left out are missed by all."""
+    --split gives fractions, all fill up evenly, so that images left out are missed by all. Raises
+    TooFewImages where the default counts are more than there are."""
 
     def __init__(self, writer: DatasetWriter, names: list[str], labels: dict[str, Path]) -> None:
         self.writer, self.labeled = writer, len(labels)
         self.names = [str(name) for name in writer.rng.permutation(sorted(names))]
         self.names.sort(key=lambda name: name not in labels)
         self.sizes = writer.split.sizes(len(names))
+        if not writer.config.split and writer.split.counted and (
+                len(names) < sum(self.sizes.values())
+                or labels and len(labels) < self.sizes['val'] + self.sizes['test']):
+            raise TooFewImages('fewer images than the default --split counts')
         if not labels:
             if not writer.split.counted:
                 self.sizes['train'] += self.sizes['val']
@@ -279,7 +297,7 @@ class SplitFiller:
         return chosen
 
     def check(self) -> None:
-        """Raises UserError where there were fewer images than --split counts."""
+        """Raises TooFewImages where there were fewer than --split counts."""
         writer, split = self.writer, self.writer.split
         if not self.labeled and split.shares[1]:
             print('no image has a label, so val, which chooses by labels, stays empty')

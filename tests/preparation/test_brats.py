@@ -189,6 +189,9 @@ def test_volumes_of_any_depth_and_normal_slices_of_the_same_heights(program, tmp
         assert {int(stem[-3:]) for stem in stems(program.data / folder)} == {9, 10, 11}
     found = description(program.data)['heights']
     assert found == {'overlap': 1, 'auc': 0.5} and 'overlap by 100 %' in out and 'AUC 0.50' in out
+    out = program.done(*flags, tmp_path / 'downloaded', '--overwrite', True)  # without --split
+    assert 'too few disease images for the published split of 563 90 90: split by fractions' in out
+    assert description(program.data)['settings']['split'] == [0.7, 0.15, 0.15]
     refused = program.run(*flags, tmp_path / 'downloaded', '--z_range', '90-120', '--overwrite',
                           True)
     assert_one_line_error(refused, 'volumes of 16 slices', 'lesions in slices 9-11')

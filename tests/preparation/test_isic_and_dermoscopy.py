@@ -76,7 +76,7 @@ def test_images_labels_and_normal_crops(program, archive, monkeypatch):
         assert read_pixels(crop).mean() > image[label > 0].mean()
 
 
-def test_images_without_segmentations(program, archive):
+def test_images_without_segmentations(program, archive, monkeypatch):
     out = program.done(*ISIC, archive[0], '--split', 8, 2, 2)
     assert 'val, which chooses by labels, stays empty' in out
     data = program.data
@@ -85,6 +85,13 @@ def test_images_without_segmentations(program, archive):
     # where some have segmentations, the others are for training
     program.done(*ISIC, *archive, '--split', 2, 5, 5, '--overwrite', True)
     assert stems(data / 'trainA') == {'ISIC_0000010', 'ISIC_0000011'}
+    for published in ((200, 31, 31), (8, 2, 2)):  # too few; too few without the ruler
+        monkeypatch.setitem(writer.DEFAULT_SPLIT, 'isic', published)
+        looked = iter([['ruler']] + 99 * [[]])
+        monkeypatch.setattr(dermoscopy, 'find_artifacts', lambda _, looked=looked: next(looked))
+        out = program.done(*ISIC, *archive, '--overwrite', True)
+        assert f'published split of {" ".join(map(str, published))}: split by fractions' in out
+        assert stems(data / 'val/images') and stems(data / 'testA')
     refused = program.run(*ISIC, *archive, '--split', 1, 6, 5, '--overwrite', True)
     assert_one_line_error(refused, 'only 1 for train, 5 for val, 5 for test')
 
