@@ -140,7 +140,8 @@ class Config:
                              'fractions', own_choice='0.7 0.15 0.15, but the published counts '
                              'where there are enough: brats 563 90 90, isic 200 31 31')
     keep_artifacts: bool = preparing(False, 'isic: keep images with rulers, color patches, or a '
-                                     'lesion amid dark corners', synonyms='artifacts')
+                                     'lesion amid dark corners; folders of dermoscopy images: '
+                                     'those of the last kind', synonyms='artifacts')
     overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict, '
                                 'evaluate and export: replace files of the same names',
                                 phases=('prepare', 'predict', 'evaluate', 'export'),

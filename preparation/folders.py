@@ -4,8 +4,20 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 import dataset
-from preparation.writer import DatasetWriter, Split, SplitFiller, read_resized_pair
+import shortcuts
+from preparation import vignette
+from preparation.writer import (
+    DatasetWriter,
+    Split,
+    SplitFiller,
+    read_pair,
+    resize_image,
+    resize_label,
+)
 from utils import UserError
 
 
@@ -21,10 +33,10 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
     disease, normal = (images_by_name(writer, source, sources[2:]) for source in sources[:2])
     for name in sorted(set(labels) - set(disease)):
         writer.problems.add(labels.pop(name), f'label without an image: {sources[0]} has no {name}')
-    size = writer.config.size
+    reader = Reader(writer)
     filler = SplitFiller(writer, list(disease), labels)
     for name, pair in writer.process(
-            lambda name: read_resized_pair(disease[name], labels.get(name), size), filler.names,
+            lambda name: reader.read(disease[name], labels.get(name), 'A'), filler.names,
             'disease'):
         if not pair:
             continue
@@ -39,10 +51,65 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
     n_train, n_test = writer.counts['trainA'], writer.counts['testA']
     n_for_test = round(len(names) * n_test / max(1, n_test + n_train))
     for_test = set(names[:min(n_for_test, len(names) - 1) if n_train else n_for_test])
-    for name, pair in writer.process(lambda name: read_resized_pair(normal[name], None, size),
-                                     names, 'normal'):
+    for name, pair in writer.process(lambda name: reader.read(normal[name], None, 'B'), names,
+                                     'normal'):
         if pair:
             writer.add('test' if name in for_test else 'train', 'B', name, pair[0])
+    reader.tell(*sources[:2])
+
+
+class Reader:
+    """Reads images and labels at the network's size, dermoscopy images (--profile) inside their
+    dark corners, and tells what the originals give away, which prepared images show no more."""
+
+    def __init__(self, writer: DatasetWriter, crops: bool = True) -> None:
+        self.writer, self.size = writer, writer.config.size
+        self.is_dermoscopy = crops and writer.config.profile == 'dermoscopy'
+        self.looks: dict[str, dict[Path, shortcuts.Appearance]] = {'A': {}, 'B': {}}
+        self.crops: dict[Path, vignette.Crop] = {}
+        self.dark: list[Path] = []
+
+    def read(self, path: Path, label_path: Path | None, domain: str
+             ) -> tuple[Image.Image, np.ndarray | None] | None:
+        """Image and label, bool H×W; None of one that is left out. Raises UserError."""
+        image, label = read_pair(path, label_path)
+        if self.is_dermoscopy:
+            image, label, crop = vignette.cropped(image, label)
+            if crop and crop.dark_share > vignette.MOST_DARK \
+                    and not self.writer.config.keep_artifacts:
+                self.writer.left_out[path] = vignette.DARK_CORNERS
+                return None
+            if crop:
+                self.crops[path] = crop
+        if vignette.show_dark_corners(np.asarray(image)):
+            self.dark.append(path)
+        resized = resize_image(image, self.size)
+        look = shortcuts.appearance_of(path, resized)
+        self.looks[domain][path] = look._replace(size=image.size)
+        return resized, resize_label(label, self.size)
+
+    def tell(self, *folders: Path) -> None:
+        """Add to the summary what gives images away; raises UserError where the same image is in
+        both folders, disease and normal."""
+        writer, both = self.writer, shortcuts.equal_images(self.looks)
+        if both:
+            lines = [f'\n  {first} and {second}' for first, second in sorted(both)]
+            raise UserError(f'{len(both)} image{"s are" if len(both) > 1 else " is"} in both '
+                            'folders, disease and normal; remove from one (or from both):',
+                            ''.join(lines))
+        if self.is_dermoscopy:
+            writer.details['crops'] = {str(path): list(crop[:4])
+                                       for path, crop in sorted(self.crops.items())}
+            vignette.note(writer.notes, len(self.crops), len(self.dark))
+        elif self.dark:
+            one = len(self.dark) == 1
+            writer.notes.append(
+                f'{len(self.dark)} image{" has" if one else "s have"} dark corners, as '
+                f'{min(self.dark).name}, which may be learned in place of disease; of dermoscopy '
+                'images give two folders, disease and normal, and --profile dermoscopy, which '
+                'crops them')
+        writer.notes += shortcuts.telling_looks(self.looks, writer.config,
+                                                tuple(map(str, folders or ('trainA', 'trainB'))))
 
 
 def copy_layout(writer: DatasetWriter, source: Path) -> None:
@@ -66,11 +133,12 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
              and writer.can_be_named(item[2].image, item[2].name)]
     writer.left_out |= writer.problems.left_out
     writer.problems.left_out = {}  # the summary tells of them
+    reader = Reader(writer, crops=False)
     for (split, domain, case), pair in writer.process(
-            lambda item: read_resized_pair(item[2].image, item[2].label, writer.config.size),
-            items, 'images'):
+            lambda item: reader.read(item[2].image, item[2].label, item[1]), items, 'images'):
         if pair:
             writer.add(split, domain, case.name, *pair)
+    reader.tell()
     counts = writer.counts
     writer.split = Split((counts['trainA'], counts['val/images'], counts['testA']), True)
 

@@ -138,7 +138,7 @@ class DatasetWriter:
         content = {'source_format': config.source_format,
                    'sources': [str(source) for source in sources], 'settings': settings,
                    'counts': {name: self.counts[name] for name in FOLDERS}, **self.details,
-                   'left_out': {str(path): reason for path, reason in unused.items()}}
+                   'left_out': {str(path): reason for path, reason in sorted(unused.items())}}
         content['files'] = digests(self.folder) | {'prepare.json': digest_of_text(content)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         with writing(config.data_folder / 'prepare.json'):
@@ -196,13 +196,6 @@ def read_pair(image_path: Path, label_path: Path | None) -> tuple[Image.Image, n
     """An image (RGB) and its label, bool H×W; raises UserError where they are not of one size."""
     image = dataset.read_image(image_path)
     return image, label_path and dataset.read_label(label_path, image_path)
-
-
-def read_resized_pair(image_path: Path, label_path: Path | None, size: tuple[int, int]
-                      ) -> tuple[Image.Image, np.ndarray | None]:
-    """As `read_pair`, at `size`, (height, width)."""
-    image, label = read_pair(image_path, label_path)
-    return resize_image(image, size), resize_label(label, size)
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -10,6 +10,7 @@ from PIL import Image
 from dataset import find_cases
 from helpers import assert_one_line_error, draw_images, draw_labels, names, read_pixels
 from nifti_files import store_case
+from preparation import folders as preparation_folders
 from preparation import writer
 from prepared import description, snapshot, stems
 from runtime.lock import locked
@@ -111,7 +112,7 @@ def test_interrupted(program, flags):
     before = snapshot(data)
     resized = [Image.new('RGB', (64, 64))] * 3 + [KeyboardInterrupt]
     with (mock.patch.object(writer, 'cpu_count', return_value=0),
-          mock.patch.object(writer, 'resize_image', side_effect=resized) as resize):
+          mock.patch.object(preparation_folders, 'resize_image', side_effect=resized) as resize):
         assert program.run(*again).returncode == 130
     assert resize.call_count == 4
     rename = Path.rename
@@ -274,3 +275,18 @@ def test_test_images_with_labels_are_read_as_val_is(program, data_root):
     (data_root / 'trainA').rename(tiny / 'trainA')
     refused = program.run(*FOLDERS.split(), tiny, '--overwrite', True)
     assert_one_line_error(refused, 'trainB would be empty')
+
+
+def test_what_originals_give_away(program, tmp_path):
+    """Another size and shape, which the prepared images show no more, and the same image twice."""
+    ill, well = tmp_path / 'ill', tmp_path / 'well'
+    draw_images(ill, [f'p{i}.png' for i in range(10)], (64, 64))
+    draw_images(well, [f'q{i}.png' for i in range(10)], (64, 48), seed=3)
+    out = program.done(*FOLDERS.split(), ill, well)
+    for look in ('image size', 'width by height'):
+        assert f'{look} alone separates {ill} from {well} (AUC 1.00' in out
+    Image.open(ill / 'p3.png').save(well / 'q3.bmp')
+    (well / 'q3.png').unlink()
+    refused = program.run(*FOLDERS.split(), ill, well, '--overwrite', True)
+    assert refused.returncode == 2 and '1 image is in both folders' in refused.stderr
+    assert f'{ill}/p3.png and {well}/q3.bmp' in refused.stderr
