@@ -127,7 +127,8 @@ class Config:
     source: tuple = preparing((), 'downloaded folders; for "folders": disease images, normal '
                               'images and, if any, labels', path=True, synonyms='src sources')
     source_format: str = preparing('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
-                                   'with ISIC_*_segmentation.png; folders: folders of images',
+                                   'with ISIC_*_segmentation.png, all of disease; folders: '
+                                   'folders of images',
                                    choices=('', 'brats', 'isic', 'folders'), synonyms='format')
     modality: str = preparing('flair', 'brats: MRI sequence to use', phases=('prepare', 'predict'),
                               choices=('flair', 't1', 't1ce', 't2'))

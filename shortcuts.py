@@ -98,7 +98,8 @@ def telling_looks(images: dict[str, dict[Path, Appearance]], config: Config,
             lines.append(f'{clue.name} alone separates {names[0]} from {names[1]} (AUC {area:.2f}; '
                          f'means {of_disease.mean():.3g} and {of_normal.mean():.3g}) and may be '
                          'learned in place of disease; choose normal images that are like the '
-                         f'disease ones; --{clue.option} {clue.setting}{", which is set," * is_set} helps')
+                         f'disease ones; --{clue.option} {clue.setting}'
+                         f'{", which is set," * is_set} helps')
     return lines
 
 

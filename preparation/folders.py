@@ -9,8 +9,11 @@ from PIL import Image
 
 import dataset
 import shortcuts
-from preparation import vignette
+from image_files import has_values_of_mask
+from preparation import nifti, vignette
 from preparation.writer import (
+    AS_SLICES,
+    LABEL_ALONE,
     DatasetWriter,
     Split,
     SplitFiller,
@@ -20,6 +23,9 @@ from preparation.writer import (
 )
 from utils import UserError
 
+SOME = 10  # images of a folder that are looked at: whether they are labels
+ORDER = 'the order is: disease images, normal images and, if any, labels of the disease images'
+
 
 def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
     """Disease, normal and perhaps label folders, or one in our own layout. Raises UserError."""
@@ -27,12 +33,13 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
         copy_layout(writer, sources[0])
         return
     if len(sources) > 3:
-        raise UserError(f'--source: {len(sources)} folders, but folders are disease and normal '
-                        'images, and a third one labels')
+        raise UserError(f'--source: {len(sources)} folders, but {ORDER}')
     labels = labels_by_name(writer, sources[2]) if len(sources) == 3 else {}
     disease, normal = (images_by_name(writer, source, sources[2:]) for source in sources[:2])
+    writer.normal = set(normal.values())
+    check_order(sources, disease, normal, labels)
     for name in sorted(set(labels) - set(disease)):
-        writer.problems.add(labels.pop(name), f'label without an image: {sources[0]} has no {name}')
+        writer.left_out[labels.pop(name)] = LABEL_ALONE
     reader = Reader(writer)
     filler = SplitFiller(writer, list(disease), labels)
     for name, pair in writer.process(
@@ -56,6 +63,21 @@ def from_folders(writer: DatasetWriter, sources: list[Path]) -> None:
         if pair:
             writer.add('test' if name in for_test else 'train', 'B', name, pair[0])
     reader.tell(*sources[:2])
+
+
+def check_order(sources: list[Path], disease: dict[str, Path], normal: dict[str, Path],
+                labels: dict[str, Path]) -> None:
+    """Raises UserError where labels belong to the normal images."""
+    of_disease, of_normal = (len(labels.keys() & images) for images in (disease, normal))
+    if of_normal > of_disease:
+        raise UserError(f'--source: {of_normal} of {len(labels)} labels belong to images of '
+                        f'{sources[1]}, {of_disease} to those of {sources[0]}: the first two '
+                        f'folders look swapped; {ORDER}')
+    if labels and not of_disease:
+        raise UserError(f'--source: not one of {len(labels)} labels of {sources[2]}, as '
+                        f'{min(labels.values()).name}, is named as an image of {sources[0]}, as '
+                        f'{min(disease.values()).name}; {ORDER}, named as their images or with '
+                        f'{dataset.LABEL_ENDING} appended')
 
 
 class Reader:
@@ -133,6 +155,7 @@ def copy_layout(writer: DatasetWriter, source: Path) -> None:
              and writer.can_be_named(item[2].image, item[2].name)]
     writer.left_out |= writer.problems.left_out
     writer.problems.left_out = {}  # the summary tells of them
+    writer.normal = {case.image for _, domain, case in items if domain == 'B'}
     reader = Reader(writer, crops=False)
     for (split, domain, case), pair in writer.process(
             lambda item: reader.read(item[2].image, item[2].label, item[1]), items, 'images'):
@@ -171,9 +194,16 @@ def images_by_name(writer: DatasetWriter, folder: Path, excluded: Sequence[Path]
         if are_masks or writer.can_be_named(path, name):
             images[name] = path
     left_out = {path: reason for path, reason in left_out.items() if not is_in(excluded, path)}
+    some = sorted(images.values())[:SOME]
+    if some and not are_masks and all(map(has_values_of_mask, some)):
+        raise UserError(f'--source {folder}: holds labels, as {some[0].name}, in place of images; '
+                        f'{ORDER}')
     if not images:
+        volumes = nifti.find_volumes(folder)
+        advice = (f'; its {len(volumes)} NIfTI volume{"s" * (len(volumes) > 1)}: {AS_SLICES}'
+                  if volumes else f'; {ORDER}')
         raise UserError(f'--source {folder}: '
-                        f'{dataset.nothing_found(folder, left_out, writer.problems)}')
+                        f'{dataset.nothing_found(folder, left_out, writer.problems)}{advice}')
     writer.left_out |= left_out
     return images
 

@@ -28,10 +28,15 @@ FRACTIONS = DEFAULT_SPLIT['folders']  # where there are too few images for the p
 MUCH_LEFT_OUT = 1 / 3  # of the disease images, above which the last line tells
 BROKEN = 'broken'
 KEEPS = '--keep_artifacts True keeps those with artifacts'
+WITHOUT_SEGMENTATION = 'without a segmentation'
+LABEL_ALONE = 'labels without an image'
+AS_SLICES = ('save axial slices as images (PNG), those with disease in one folder and those '
+             'without in another, for --source_format folders')
 ADVICE = {  # by reason, of images that might be used
-    **dict.fromkeys(('ruler', 'color patch', 'dark corners'), KEEPS), BROKEN: 'repair the broken',
+    **dict.fromkeys(('ruler', 'color patch', 'dark corners'), KEEPS),
+    BROKEN: 'the broken are listed below',
     'not needed for --split': 'fractions, as --split 0.7 0.15 0.15, take all that --split leaves',
-    'without a segmentation': 'only volumes with a segmentation can be used'}
+    WITHOUT_SEGMENTATION: 'only volumes with a segmentation can be used'}
 WITHOUT_NORMAL = {  # by format: why trainB is empty
     'brats': 'no slice at the heights of lesions is free of them; widen --z_range, or add volumes',
     'isic': 'no image of train shows a corner of plain skin; add images with smaller lesions, or '
@@ -48,8 +53,8 @@ class DatasetWriter:
     """Writes a data set into `folder`, which has to be empty, and keeps account of it. Attributes:
     `split`, what --split says; `rng`, a function of --seed; `counts`, files by subfolder;
     `problems`, source files that are broken; `left_out`, source files that are sound but not used,
-    with the reason; `details`, what else prepare.json holds, by source format; `notes`, lines of
-    the summary."""
+    with the reason; `normal`, source files of normal images, as far as known; `details`, what else
+    prepare.json holds, by source format; `notes`, lines of the summary."""
     SURPLUS = 'not needed for --split'
 
     def __init__(self, folder: Path, config: Config) -> None:
@@ -58,6 +63,7 @@ class DatasetWriter:
         self.rng = np.random.default_rng(config.seed % 2 ** 32)
         self.counts: Counter[str] = Counter()
         self.problems = dataset.Problems()
+        self.normal: set[Path] = set()
         self.left_out: dict[Path, str] = {}
         self.details: dict[str, Any] = {}
         self.notes: list[str] = []
@@ -107,7 +113,7 @@ class DatasetWriter:
                 return error
 
         results = tqdm(prefetch(result_or_error, items, cpu_count()), description, len(items),
-                       unit=' files', mininterval=progress_interval())
+                       unit=' files', mininterval=progress_interval(), disable=not items)
         for item, result in zip(items, results, strict=True):
             if isinstance(result, UserError):
                 path, _, reason = str(result).partition(': ')
@@ -120,12 +126,14 @@ class DatasetWriter:
         train on, unless --split or a data set laid out as ours asks for a test alone."""
         counts = self.counts
         trains = self.split.shares[0] or counts['trainB']
+        others = (f'; of others {AS_SLICES}'
+                  if WITHOUT_SEGMENTATION in self.left_out.values() else '')
         for name, reason in (('trainA', ''), ('trainB', WITHOUT_NORMAL[self.config.source_format])):
             if not counts[name] and (trains or not counts['testA']):
                 listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
                 raise UserError(f'{", ".join(map(str, sources))}: {name} would be empty, since '
                                 f'{reason or "no disease image is left for it"}; '
-                                f'{self.reasons()}', listing)
+                                f'{self.reasons()}{others}', listing)
         for name in (*FOLDERS, 'val', 'test'):  # empty ones would count as a mistake when read
             if not any((self.folder / name).iterdir()):
                 (self.folder / name).rmdir()
@@ -179,7 +187,8 @@ class DatasetWriter:
         images = sum(count for name, count in self.counts.items()
                      if name in ('trainA', 'testA', 'val/images'))
         unused = sum(any(part in ADVICE for part in reason.split(', '))
-                     for reason in self.left_out.values()) + len(self.problems.reasons)
+                     for path, reason in self.left_out.items() if path not in self.normal)
+        unused += len(self.problems.reasons.keys() - self.normal)
         if unused > (images + unused) * MUCH_LEFT_OUT:
             lines.append(f'only {images} of {images + unused} disease images are used; '
                          f'{self.reasons()}')
@@ -295,4 +304,8 @@ class SplitFiller:
         if not self.labeled and split.shares[1]:
             print('no image has a label, so val, which chooses by labels, stays empty')
             self.filled['val'] = split.shares[1]
-        split.check(self.filled, f'(val and test take labeled images; {writer.reasons()})')
+        try:
+            split.check(self.filled, f'(val and test take labeled images; {writer.reasons()})')
+        except TooFewImages as error:
+            error.listing = f'\n{writer.problems.listing}' * bool(writer.problems.reasons)
+            raise

@@ -40,6 +40,8 @@ def test_slices_by_patient(program, tree):
     # what was left out is listed; the summary counts what was written
     (file, reason), = content['left_out'].items()
     assert 'BraTS20_F_flair.nii.gz' in file and reason == 'without a segmentation'
+    unused = re.search(r'not used: 4 with .* px 100, 0 other diseased and (\d+) normal ones', out)
+    assert int(unused[1]) > 0
     assert '1 without a segmentation' in out and 'next: python main.py' in out
     for name, count in content['counts'].items():
         assert len(stems(data / name)) == count and f'{count} {name}' in out
@@ -195,6 +197,11 @@ def test_volumes_of_any_depth_and_normal_slices_of_the_same_heights(program, tmp
     refused = program.run(*flags, tmp_path / 'downloaded', '--z_range', '90-120', '--overwrite',
                           True)
     assert_one_line_error(refused, 'volumes of 16 slices', 'lesions in slices 9-11')
+    for path in (tmp_path / 'downloaded').rglob('*_seg*'):
+        path.unlink()
+    refused = program.run(*flags, tmp_path / 'downloaded', '--overwrite', True)
+    assert_one_line_error(refused, '6 without a segmentation', 'save axial slices as images')
+    assert 'files/s' not in refused.stderr  # no progress of nothing
 
 
 def test_heights_are_matched_as_far_as_can_be():
