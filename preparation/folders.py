@@ -9,7 +9,6 @@ from PIL import Image
 
 import dataset
 import shortcuts
-from image_files import has_values_of_mask
 from preparation import nifti, vignette
 from preparation.writer import (
     AS_SLICES,
@@ -195,7 +194,7 @@ def images_by_name(writer: DatasetWriter, folder: Path, excluded: Sequence[Path]
             images[name] = path
     left_out = {path: reason for path, reason in left_out.items() if not is_in(excluded, path)}
     some = sorted(images.values())[:SOME]
-    if some and not are_masks and all(map(has_values_of_mask, some)):
+    if some and not are_masks and all(map(is_black_and_white, some)):
         raise UserError(f'--source {folder}: holds labels, as {some[0].name}, in place of images; '
                         f'{ORDER}')
     if not images:
@@ -211,3 +210,12 @@ def images_by_name(writer: DatasetWriter, folder: Path, excluded: Sequence[Path]
 def is_in(folders: Sequence[Path], path: Path) -> bool:
     """Whether a file lies below one of the folders."""
     return any(folder.resolve() in path.resolve().parents for folder in folders)
+
+
+def is_black_and_white(path: Path) -> bool:
+    """Whether a file holds two gray values, as labels do; False if it is broken."""
+    try:
+        colors = dataset.read_image(path).getcolors(2)
+    except UserError:
+        return False
+    return colors is not None and all(len(set(color)) == 1 for _, color in colors)

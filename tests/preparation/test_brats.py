@@ -40,7 +40,7 @@ def test_slices_by_patient(program, tree):
     # what was left out is listed; the summary counts what was written
     (file, reason), = content['left_out'].items()
     assert 'BraTS20_F_flair.nii.gz' in file and reason == 'without a segmentation'
-    unused = re.search(r'not used: 4 with .* px 100, 0 other diseased and (\d+) normal ones', out)
+    unused = re.search(r'not used: 4 with .*_px 100, 0 other diseased and (\d+) normal ones', out)
     assert int(unused[1]) > 0
     assert '1 without a segmentation' in out and 'next: python main.py' in out
     for name, count in content['counts'].items():
