@@ -127,7 +127,8 @@ class Config:
     source: tuple = preparing((), 'downloaded folders; for "folders": disease images, normal '
                               'images and, if any, labels', path=True, synonyms='src sources')
     source_format: str = preparing('', 'brats: NIfTI volumes with segmentations; isic: ISIC_*.jpg '
-                                   'with ISIC_*_segmentation.png; folders: folders of images',
+                                   'with ISIC_*_segmentation.png, all of disease; folders: '
+                                   'folders of images',
                                    choices=('', 'brats', 'isic', 'folders'), synonyms='format')
     modality: str = preparing('flair', 'brats: MRI sequence to use', phases=('prepare', 'predict'),
                               choices=('flair', 't1', 't1ce', 't2'))
@@ -137,10 +138,11 @@ class Config:
     lesion_px: int = preparing(500, 'brats: smallest lesion area of a disease slice', at_least=0,
                                unit='px of the prepared image')
     split: tuple = preparing((), 'disease images of train, val and test: three counts or three '
-                             'fractions', own_choice='brats 563 90 90, isic 200 31 31, folders 0.7 '
-                             '0.15 0.15')
+                             'fractions', own_choice='0.7 0.15 0.15, but the published counts '
+                             'where there are enough: brats 563 90 90, isic 200 31 31')
     keep_artifacts: bool = preparing(False, 'isic: keep images with rulers, color patches, or a '
-                                     'lesion amid dark corners', synonyms='artifacts')
+                                     'lesion amid dark corners; folders of dermoscopy images: '
+                                     'those of the last kind', synonyms='artifacts')
     overwrite: bool = preparing(False, 'prepare: replace a data set that prepare made; predict, '
                                 'evaluate and export: replace files of the same names',
                                 phases=('prepare', 'predict', 'evaluate', 'export'),

@@ -68,12 +68,24 @@ def warnings(images: dict[str, dict[Path, Appearance]], config: Config) -> list[
     lines = [f'only {len(images[domain])} images in train{domain} ({kind}): with fewer than {FEW} '
              'training hardly learns; add images'
              for domain, kind in (('A', 'disease'), ('B', 'normal')) if len(images[domain]) < FEW]
-    normal = {one.digest: path for path, one in images['B'].items()}
-    both = [(path, normal[one.digest]) for path, one in images['A'].items() if one.digest in normal]
+    both = equal_images(images)
     if both:
         lines.append(f'{len(both)} image{"s are" if len(both) > 1 else " is"} in both folders, as '
                      f'trainA/{both[0][0].name} and trainB/{both[0][1].name}: nothing can be '
                      'learned from them; remove them from one')
+    return lines + telling_looks(images, config)
+
+
+def equal_images(images: dict[str, dict[Path, Appearance]]) -> list[tuple[Path, Path]]:
+    """Disease and normal images of equal pixels."""
+    normal = {one.digest: path for path, one in images['B'].items()}
+    return [(path, normal[one.digest]) for path, one in images['A'].items() if one.digest in normal]
+
+
+def telling_looks(images: dict[str, dict[Path, Appearance]], config: Config,
+                  names: tuple[str, str] = ('trainA', 'trainB')) -> list[str]:
+    """A line for each look that alone separates the folders, of these names."""
+    lines = []
     if min(map(len, images.values())) < LEAST_COMPARED:
         return lines
     looks = [list(images[domain].values()) for domain in 'AB']
@@ -83,10 +95,11 @@ def warnings(images: dict[str, dict[Path, Appearance]], config: Config) -> list[
         area = max(area, 1 - area)
         if area > SUSPICIOUS:
             is_set = getattr(config, clue.option) == clue.setting
-            lines.append(f'{clue.name} alone separates trainA from trainB (AUC {area:.2f}; means '
-                         f'{of_disease.mean():.3g} and {of_normal.mean():.3g}) and may be learned '
-                         'in place of disease; choose normal images that are like the disease '
-                         f'ones; --{clue.option} {clue.setting}{", which is set," * is_set} helps')
+            lines.append(f'{clue.name} alone separates {names[0]} from {names[1]} (AUC {area:.2f}; '
+                         f'means {of_disease.mean():.3g} and {of_normal.mean():.3g}) and may be '
+                         'learned in place of disease; choose normal images that are like the '
+                         f'disease ones; --{clue.option} {clue.setting}'
+                         f'{", which is set," * is_set} helps')
     return lines
 
 

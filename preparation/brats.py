@@ -1,5 +1,6 @@
 """Trees of NIfTI volumes with segmentations, as BraTS has them: axial slices as images."""
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,14 @@ from PIL import Image
 
 from config import Config
 from preparation import heights, nifti
-from preparation.writer import SPLITS, DatasetWriter, resize_image, resize_label
+from preparation.writer import (
+    SPLITS,
+    WITHOUT_SEGMENTATION,
+    DatasetWriter,
+    TooFewImages,
+    resize_image,
+    resize_label,
+)
 from utils import UserError
 
 BRATS_DEPTH, DEFAULT_RANGE = 155, '90-120'  # slices of a volume of BraTS, and those published
@@ -30,6 +38,7 @@ class Slices(NamedTuple):
 
     disease: list[int]
     normal: list[int]
+    small: int  # number of slices whose lesion is below --lesion_px
     largest_lesion: int  # px of the prepared image
     heights: np.ndarray  # of all slices, see heights.py
     lesions: tuple[int, int] | None  # the lowest and the highest slice with any lesion
@@ -48,9 +57,17 @@ def from_brats(writer: DatasetWriter, sources: list[Path]) -> None:
     slice_range(writer.config.z_range or 'all', 0)  # an error before volumes are read
     slices = find_slices(writer, find_scans(writer, sources))
     writer.notes.append(where_lesions_lie(slices))
+    found = slices
     if not writer.config.z_range:
         slices = at_heights_of_lesions(writer, slices)
-    chosen = choose_slices(writer, slices, split_patients(writer, slices))
+    try:
+        chosen = choose_slices(writer, slices, split_patients(writer, slices))
+    except TooFewImages:
+        if writer.config.split:
+            raise
+        writer.take_fractions()  # here, so that volumes are not read again
+        chosen = choose_slices(writer, slices, split_patients(writer, slices))
+    note_unused(writer, found, [z for taken in chosen.values() for z in taken])
     writer.details['patients'] = {
         name: sorted({scan.patient for scan, split in chosen if split == name}) for name in SPLITS}
 
@@ -83,7 +100,7 @@ def find_scans(writer: DatasetWriter, sources: list[Path]) -> list[Scan]:
                 repeated = TIME_POINT.fullmatch(case)
                 scans.append(Scan(repeated[1] if repeated else case, case, path, labels[case]))
             elif path not in writer.problems.reasons:
-                writer.left_out[path] = 'without a segmentation'
+                writer.left_out[path] = WITHOUT_SEGMENTATION
     return sorted(scans, key=lambda scan: scan.name)
 
 
@@ -130,6 +147,10 @@ def find_slices(writer: DatasetWriter, scans: list[Scan]) -> dict[Scan, Slices]:
     config = writer.config
     slices = {scan: of_scan for scan, of_scan in writer.process(
         lambda scan: usable_slices(scan, config), scans, 'looking through volumes') if of_scan}
+    depth = max((len(of_scan.heights) for of_scan in slices.values()), default=0)
+    if slices and config.z_range and not slice_range(config.z_range, depth):
+        raise UserError(f'--z_range {config.z_range}: lies above all volumes: '
+                        f'{where_lesions_lie(slices)}; give another range, or leave it out')
     if slices and not any(of_scan.disease for of_scan in slices.values()):
         largest = max(of_scan.largest_lesion for of_scan in slices.values())
         where = f'--z_range {config.z_range}' if config.z_range else 'the default --z_range'
@@ -177,7 +198,7 @@ def usable_slices(scan: Scan, config: Config) -> Slices:
     read. A slice with a lesion below --lesion_px is neither disease nor normal."""
     volume, lesion = read_scan(scan)
     volume.warn()
-    disease, normal, largest, depth = [], [], 0, len(volume.slices)
+    disease, normal, areas, depth = [], [], [0], len(volume.slices)
     with_lesion = np.flatnonzero(lesion.any((0, 1))).tolist()
     for z in slice_range(config.z_range or (DEFAULT_RANGE if depth == BRATS_DEPTH else 'all'),
                          depth):
@@ -187,10 +208,11 @@ def usable_slices(scan: Scan, config: Config) -> Slices:
             normal.append(z)
             continue
         area = int(resize_label(volume.to_image(lesion[..., z]), config.size).sum())
-        largest = max(largest, area)
+        areas.append(area)
         if area >= max(1, config.lesion_px):
             disease.append(z)
-    return Slices(disease, normal, largest, heights.head_heights(volume.head.sum((0, 1))),
+    small = len(areas) - 1 - len(disease)
+    return Slices(disease, normal, small, max(areas), heights.head_heights(volume.head.sum((0, 1))),
                   (with_lesion[0], with_lesion[-1]) if with_lesion else None)
 
 
@@ -251,6 +273,19 @@ def choose_slices(writer: DatasetWriter, slices: dict[Scan, Slices], patients: d
                                   'each patient in one split)')
     note_heights(writer, heights_of['train', 'A'], heights_of['train', 'B'])
     return chosen
+
+
+def note_unused(writer: DatasetWriter, found: dict[Scan, Slices], chosen: list[tuple[int, str]]
+                ) -> None:
+    """Say how many slices in --z_range become no image. `chosen`: (slice, domain) of all others."""
+    taken = Counter(domain for _, domain in chosen)
+    of_scans = found.values()
+    disease = sum(len(of_scan.disease) for of_scan in of_scans) - taken['A']
+    normal = sum(len(of_scan.normal) for of_scan in of_scans) - taken['B']
+    small = sum(of_scan.small for of_scan in of_scans)
+    writer.notes.append(f'slices not used: {small} with a lesion below --lesion_px '
+                        f'{writer.config.lesion_px}, {disease} other diseased and {normal} normal '
+                        'ones (of other heights, or beyond --split)')
 
 
 def note_heights(writer: DatasetWriter, disease: list[float], normal: list[float]) -> None:

@@ -25,6 +25,7 @@ class Sample(NamedTuple):
     image: Image.Image | None = None
     label: np.ndarray | None = None
     normal: Image.Image | None = None
+    still_dark: bool = False  # in two corners or more, however cropped
 
 
 def from_isic(writer: DatasetWriter, sources: list[Path]) -> None:
@@ -34,6 +35,7 @@ def from_isic(writer: DatasetWriter, sources: list[Path]) -> None:
     images, labels = find_isic(writer, sources)
     filler = SplitFiller(writer, list(images), labels)
     crops = writer.details['crops'] = {}
+    still_dark = 0
     for number, (name, sample) in enumerate(writer.process(
             lambda name: prepare(name, images[name], labels.get(name), writer.config),
             filler.names, 'looking at images')):
@@ -51,23 +53,18 @@ def from_isic(writer: DatasetWriter, sources: list[Path]) -> None:
             writer.add(split, 'B', f'{name}_health', sample.normal)
         if sample.crop:
             crops[name] = sample.crop[:4]
-    if crops:
-        writer.notes.append(f'{len(crops)} cropped to what lies inside their dark corners')
+        still_dark += sample.still_dark
+    vignette.note(writer.notes, len(crops), still_dark)
     filler.check()
 
 
 def prepare(name: str, image_path: Path, label_path: Path | None, config: Config) -> Sample:
     """See Sample; raises UserError where the files cannot be read."""
     image, label = read_pair(image_path, label_path)
-    crop = vignette.bright_crop(np.asarray(image), label)
-    is_cropped = crop.window != vignette.Crop(0, 0, image.height, image.width).window
-    if is_cropped:
-        top, left, height, width, _ = crop
-        image = image.crop((left, top, left + width, top + height))
-        label = None if label is None else label[crop.window]
+    image, label, crop = vignette.cropped(image, label)
     pixels = np.asarray(image)
     artifacts = dermoscopy.find_artifacts(pixels)
-    if crop.dark_share > vignette.MOST_DARK:
+    if crop and crop.dark_share > vignette.MOST_DARK:
         artifacts.append(vignette.DARK_CORNERS)
     if artifacts and not config.keep_artifacts:
         return Sample(artifacts, None)
@@ -76,8 +73,8 @@ def prepare(name: str, image_path: Path, label_path: Path | None, config: Config
     if corner := dermoscopy.plain_corner(pixels, label, rng):
         top, left, side = corner
         normal = resize_image(image.crop((left, top, left + side, top + side)), config.size)
-    return Sample(artifacts, crop if is_cropped else None, resize_image(image, config.size),
-                  resize_label(label, config.size), normal)
+    return Sample(artifacts, crop, resize_image(image, config.size),
+                  resize_label(label, config.size), normal, vignette.show_dark_corners(pixels))
 
 
 def find_isic(writer: DatasetWriter, sources: list[Path]

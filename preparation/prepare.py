@@ -9,7 +9,7 @@ from pathlib import Path
 
 from config import Config
 from preparation import brats, folders, isic
-from preparation.writer import DatasetWriter, digest_of_text
+from preparation.writer import DatasetWriter, TooFewImages, digest_of_text
 from runtime.files import TEXT
 from runtime.lock import locked
 from runtime.staging import changed_files, new_staging_folder, remove_leftovers, replace_folder
@@ -28,16 +28,29 @@ def run(config: Config) -> int:
         remove_leftovers(folder)
         check_target(config)
         try:
-            staging = new_staging_folder(folder, '--data_root')
-            writer = DatasetWriter(staging, config)
-            FORMATS[config.source_format](writer, sources)
-            writer.finish(sources)
+            writer = write(config, sources)
             check_target(config)  # labels may have been edited meanwhile
-            replace_folder(folder, staging)
+            replace_folder(folder, writer.folder)
         finally:
             remove_leftovers(folder)
     print(writer.summary())
     return writer.problems.report()
+
+
+def write(config: Config, sources: list[Path], by_fractions: bool = False) -> DatasetWriter:
+    """The complete data set in a folder beside its own; where the default of --split counts more
+    images than can be used, by fractions. Raises UserError."""
+    writer = DatasetWriter(new_staging_folder(config.data_folder, '--data_root'), config)
+    if by_fractions:
+        writer.take_fractions()
+    try:
+        FORMATS[config.source_format](writer, sources)
+        writer.finish(sources)
+    except TooFewImages:
+        if config.split:
+            raise
+        return write(config, sources, True)
+    return writer
 
 
 def check_sources(config: Config) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from inference.refinement import disc
 from preparation.dermoscopy import SKIN_SPREAD, SPOT, dark, has_dark_corners, shrink, to_lab
@@ -15,6 +16,7 @@ RING = 0.1  # of the shorter side: width of the field's rim, whose color is take
 HAIR = 4  # px of a small image, above half the thickness of hairs
 STEP = 4  # px of a small image between two positions of a side of the crop
 DARK_COST = 20  # px of skin that a crop has to gain for a px of darkness
+GRAY = 2  # gray levels between the channels, on average, up to which an image counts as gray
 DARK_CORNERS = 'dark corners'
 MOST_DARK = 0.25  # of the crop, the square around a circle has 0.215; with more it cannot be used
 
@@ -33,6 +35,17 @@ class Crop(NamedTuple):
         """Its rows and columns."""
         return (slice(self.top, self.top + self.height),
                 slice(self.left, self.left + self.width))
+
+
+def cropped(image: Image.Image, label: np.ndarray | None
+            ) -> tuple[Image.Image, np.ndarray | None, Crop | None]:
+    """Image and label within `bright_crop`, and this, None of an image without dark corners."""
+    crop = bright_crop(np.asarray(image), label)
+    if crop.window == Crop(0, 0, image.height, image.width).window:
+        return image, label, crop if crop.dark_share else None
+    top, left, height, width, _ = crop
+    return (image.crop((left, top, left + width, top + height)),
+            None if label is None else label[crop.window], crop)
 
 
 def bright_crop(image: np.ndarray, label: np.ndarray | None = None) -> Crop:
@@ -56,6 +69,12 @@ def bright_crop(image: np.ndarray, label: np.ndarray | None = None) -> Crop:
         for (start, stop), length, of_small in ((rows, height, len(small)),
                                                 (columns, width, small.shape[1])))
     return Crop(top, left, bottom - top, right - left, dark_share)
+
+
+def show_dark_corners(pixels: np.ndarray) -> bool:
+    """Whether an image of any size has dark corners and is not gray, as brain slices are."""
+    small = shrink(pixels)
+    return bool(np.ptp(small, 2).mean() > GRAY and has_dark_corners(small))
 
 
 def field_of_view(small: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
@@ -119,3 +138,12 @@ def best_rectangle(view: np.ndarray, lesion: np.ndarray
     row, column = np.unravel_index(scores.argmax(), scores.shape)
     rows, columns = (tops[row], bottoms[row]), (lefts[column], rights[column])
     return rows, columns, float(1 - view[slice(*rows), slice(*columns)].mean())
+
+
+def note(notes: list[str], cropped: int, still_dark: int) -> None:
+    """Lines of the summary: how many images were cropped, and how many show dark corners still."""
+    if cropped:
+        notes.append(f'{cropped} cropped to what lies inside their dark corners')
+    if still_dark:
+        notes.append(f'{still_dark} still {"show" if still_dark > 1 else "shows"} dark corners, '
+                     'mostly since the lesion reaches into them; remove what looks wrong')

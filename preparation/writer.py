@@ -24,13 +24,19 @@ from utils import UserError, progress_interval
 SPLITS = ('train', 'val', 'test')
 DEFAULT_SPLIT = {'brats': (563, 90, 90), 'isic': (200, 31, 31),  # published
                  'folders': (0.7, 0.15, 0.15)}  # ours
+FRACTIONS = DEFAULT_SPLIT['folders']  # where there are too few images for the published counts
 MUCH_LEFT_OUT = 1 / 3  # of the disease images, above which the last line tells
 BROKEN = 'broken'
 KEEPS = '--keep_artifacts True keeps those with artifacts'
+WITHOUT_SEGMENTATION = 'without a segmentation'
+LABEL_ALONE = 'labels without an image'
+AS_SLICES = ('save axial slices as images (PNG), those with disease in one folder and those '
+             'without in another, for --source_format folders')
 ADVICE = {  # by reason, of images that might be used
-    **dict.fromkeys(('ruler', 'color patch', 'dark corners'), KEEPS), BROKEN: 'repair the broken',
+    **dict.fromkeys(('ruler', 'color patch', 'dark corners'), KEEPS),
+    BROKEN: 'the broken are listed below',
     'not needed for --split': 'fractions, as --split 0.7 0.15 0.15, take all that --split leaves',
-    'without a segmentation': 'only volumes with a segmentation can be used'}
+    WITHOUT_SEGMENTATION: 'only volumes with a segmentation can be used'}
 WITHOUT_NORMAL = {  # by format: why trainB is empty
     'brats': 'no slice at the heights of lesions is free of them; widen --z_range, or add volumes',
     'isic': 'no image of train shows a corner of plain skin; add images with smaller lesions, or '
@@ -39,12 +45,16 @@ WITHOUT_NORMAL = {  # by format: why trainB is empty
 FOLDERS = ('trainA', 'trainB', 'testA', 'testB', 'val/images', 'val/labels', 'test/labels')
 
 
+class TooFewImages(UserError):
+    """Fewer images than --split, or its default, counts."""
+
+
 class DatasetWriter:
     """Writes a data set into `folder`, which has to be empty, and keeps account of it. Attributes:
     `split`, what --split says; `rng`, a function of --seed; `counts`, files by subfolder;
     `problems`, source files that are broken; `left_out`, source files that are sound but not used,
-    with the reason; `details`, what else prepare.json holds, by source format; `notes`, lines of
-    the summary."""
+    with the reason; `normal`, source files of normal images, as far as known; `details`, what else
+    prepare.json holds, by source format; `notes`, lines of the summary."""
     SURPLUS = 'not needed for --split'
 
     def __init__(self, folder: Path, config: Config) -> None:
@@ -53,11 +63,19 @@ class DatasetWriter:
         self.rng = np.random.default_rng(config.seed % 2 ** 32)
         self.counts: Counter[str] = Counter()
         self.problems = dataset.Problems()
+        self.normal: set[Path] = set()
         self.left_out: dict[Path, str] = {}
         self.details: dict[str, Any] = {}
         self.notes: list[str] = []
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
+
+    def take_fractions(self) -> None:
+        """In place of the published counts, for which there are too few images."""
+        self.notes.append('too few disease images for the published split of '
+                          f'{" ".join(map(str, self.split.shares))}: split by fractions, as '
+                          f'--split {" ".join(map(str, FRACTIONS))} does')
+        self.split = Split(FRACTIONS, False)
 
     def add(self, split: str, domain: str, name: str, image: Image.Image,
             label: np.ndarray | None = None) -> None:
@@ -95,7 +113,7 @@ class DatasetWriter:
                 return error
 
         results = tqdm(prefetch(result_or_error, items, cpu_count()), description, len(items),
-                       unit=' files', mininterval=progress_interval())
+                       unit=' files', mininterval=progress_interval(), disable=not items)
         for item, result in zip(items, results, strict=True):
             if isinstance(result, UserError):
                 path, _, reason = str(result).partition(': ')
@@ -108,12 +126,14 @@ class DatasetWriter:
         train on, unless --split or a data set laid out as ours asks for a test alone."""
         counts = self.counts
         trains = self.split.shares[0] or counts['trainB']
+        others = (f'; of others {AS_SLICES}'
+                  if WITHOUT_SEGMENTATION in self.left_out.values() else '')
         for name, reason in (('trainA', ''), ('trainB', WITHOUT_NORMAL[self.config.source_format])):
             if not counts[name] and (trains or not counts['testA']):
                 listing = f'\n{self.problems.listing}' if self.problems.reasons else ''
                 raise UserError(f'{", ".join(map(str, sources))}: {name} would be empty, since '
                                 f'{reason or "no disease image is left for it"}; '
-                                f'{self.reasons()}', listing)
+                                f'{self.reasons()}{others}', listing)
         for name in (*FOLDERS, 'val', 'test'):  # empty ones would count as a mistake when read
             if not any((self.folder / name).iterdir()):
                 (self.folder / name).rmdir()
@@ -126,7 +146,7 @@ class DatasetWriter:
         content = {'source_format': config.source_format,
                    'sources': [str(source) for source in sources], 'settings': settings,
                    'counts': {name: self.counts[name] for name in FOLDERS}, **self.details,
-                   'left_out': {str(path): reason for path, reason in unused.items()}}
+                   'left_out': {str(path): reason for path, reason in sorted(unused.items())}}
         content['files'] = digests(self.folder) | {'prepare.json': digest_of_text(content)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         with writing(config.data_folder / 'prepare.json'):
@@ -167,7 +187,8 @@ class DatasetWriter:
         images = sum(count for name, count in self.counts.items()
                      if name in ('trainA', 'testA', 'val/images'))
         unused = sum(any(part in ADVICE for part in reason.split(', '))
-                     for reason in self.left_out.values()) + len(self.problems.reasons)
+                     for path, reason in self.left_out.items() if path not in self.normal)
+        unused += len(self.problems.reasons.keys() - self.normal)
         if unused > (images + unused) * MUCH_LEFT_OUT:
             lines.append(f'only {images} of {images + unused} disease images are used; '
                          f'{self.reasons()}')
@@ -184,13 +205,6 @@ def read_pair(image_path: Path, label_path: Path | None) -> tuple[Image.Image, n
     """An image (RGB) and its label, bool H×W; raises UserError where they are not of one size."""
     image = dataset.read_image(image_path)
     return image, label_path and dataset.read_label(label_path, image_path)
-
-
-def read_resized_pair(image_path: Path, label_path: Path | None, size: tuple[int, int]
-                      ) -> tuple[Image.Image, np.ndarray | None]:
-    """As `read_pair`, at `size`, (height, width)."""
-    image, label = read_pair(image_path, label_path)
-    return resize_image(image, size), resize_label(label, size)
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -239,24 +253,30 @@ class Split(NamedTuple):
         return {name: ends[number + 1] - ends[number] for number, name in enumerate(SPLITS)}
 
     def check(self, available: dict[str, int], description: str) -> None:
-        """Raises UserError where fewer images are available for a split than --split counts."""
+        """Raises TooFewImages where fewer are available for a split than --split counts."""
         needed = dict(zip(SPLITS, self.shares, strict=True))
         if self.counted and any(available[name] < needed[name] for name in SPLITS):
             counts = ', '.join(f'{available[name]} for {name}' for name in SPLITS)
-            raise UserError(f'--split {" ".join(map(str, self.shares))}: there are only {counts} '
-                            f'{description}; ask for fewer, or give fractions, as 0.7 0.15 0.15')
+            raise TooFewImages(f'--split {" ".join(map(str, self.shares))}: there are only '
+                               f'{counts} {description}; ask for fewer, or give fractions, as 0.7 '
+                               '0.15 0.15')
 
 
 class SplitFiller:
     """Assigns images to splits, in the order of `names`: random, those with a label first. Labeled
     images fill test and val, then train; if none has a label, test takes any, and val none. Where
-    --split gives fractions, all fill up evenly, so that images left out are missed by all."""
+    --split gives fractions, all fill up evenly, so that images left out are missed by all. Raises
+    TooFewImages where the default counts are more than there are."""
 
     def __init__(self, writer: DatasetWriter, names: list[str], labels: dict[str, Path]) -> None:
         self.writer, self.labeled = writer, len(labels)
         self.names = [str(name) for name in writer.rng.permutation(sorted(names))]
         self.names.sort(key=lambda name: name not in labels)
         self.sizes = writer.split.sizes(len(names))
+        if not writer.config.split and writer.split.counted and (
+                len(names) < sum(self.sizes.values())
+                or labels and len(labels) < self.sizes['val'] + self.sizes['test']):
+            raise TooFewImages('fewer images than the default --split counts')
         if not labels:
             if not writer.split.counted:
                 self.sizes['train'] += self.sizes['val']
@@ -279,9 +299,13 @@ class SplitFiller:
         return chosen
 
     def check(self) -> None:
-        """Raises UserError where there were fewer images than --split counts."""
+        """Raises TooFewImages where there were fewer than --split counts."""
         writer, split = self.writer, self.writer.split
         if not self.labeled and split.shares[1]:
             print('no image has a label, so val, which chooses by labels, stays empty')
             self.filled['val'] = split.shares[1]
-        split.check(self.filled, f'(val and test take labeled images; {writer.reasons()})')
+        try:
+            split.check(self.filled, f'(val and test take labeled images; {writer.reasons()})')
+        except TooFewImages as error:
+            error.listing = f'\n{writer.problems.listing}' * bool(writer.problems.reasons)
+            raise

@@ -40,6 +40,8 @@ def test_slices_by_patient(program, tree):
     # what was left out is listed; the summary counts what was written
     (file, reason), = content['left_out'].items()
     assert 'BraTS20_F_flair.nii.gz' in file and reason == 'without a segmentation'
+    unused = re.search(r'not used: 4 with .*_px 100, 0 other diseased and (\d+) normal ones', out)
+    assert int(unused[1]) > 0
     assert '1 without a segmentation' in out and 'next: python main.py' in out
     for name, count in content['counts'].items():
         assert len(stems(data / name)) == count and f'{count} {name}' in out
@@ -189,9 +191,17 @@ def test_volumes_of_any_depth_and_normal_slices_of_the_same_heights(program, tmp
         assert {int(stem[-3:]) for stem in stems(program.data / folder)} == {9, 10, 11}
     found = description(program.data)['heights']
     assert found == {'overlap': 1, 'auc': 0.5} and 'overlap by 100 %' in out and 'AUC 0.50' in out
+    out = program.done(*flags, tmp_path / 'downloaded', '--overwrite', True)  # without --split
+    assert 'too few disease images for the published split of 563 90 90: split by fractions' in out
+    assert description(program.data)['settings']['split'] == [0.7, 0.15, 0.15]
     refused = program.run(*flags, tmp_path / 'downloaded', '--z_range', '90-120', '--overwrite',
                           True)
     assert_one_line_error(refused, 'volumes of 16 slices', 'lesions in slices 9-11')
+    for path in (tmp_path / 'downloaded').rglob('*_seg*'):
+        path.unlink()
+    refused = program.run(*flags, tmp_path / 'downloaded', '--overwrite', True)
+    assert_one_line_error(refused, '6 without a segmentation', 'save axial slices as images')
+    assert 'files/s' not in refused.stderr  # no progress of nothing
 
 
 def test_heights_are_matched_as_far_as_can_be():

@@ -76,7 +76,7 @@ def test_images_labels_and_normal_crops(program, archive, monkeypatch):
         assert read_pixels(crop).mean() > image[label > 0].mean()
 
 
-def test_images_without_segmentations(program, archive):
+def test_images_without_segmentations(program, archive, monkeypatch):
     out = program.done(*ISIC, archive[0], '--split', 8, 2, 2)
     assert 'val, which chooses by labels, stays empty' in out
     data = program.data
@@ -85,6 +85,13 @@ def test_images_without_segmentations(program, archive):
     # where some have segmentations, the others are for training
     program.done(*ISIC, *archive, '--split', 2, 5, 5, '--overwrite', True)
     assert stems(data / 'trainA') == {'ISIC_0000010', 'ISIC_0000011'}
+    for published in ((200, 31, 31), (8, 2, 2)):  # too few; too few without the ruler
+        monkeypatch.setitem(writer.DEFAULT_SPLIT, 'isic', published)
+        looked = iter([['ruler']] + 99 * [[]])
+        monkeypatch.setattr(dermoscopy, 'find_artifacts', lambda _, looked=looked: next(looked))
+        out = program.done(*ISIC, *archive, '--overwrite', True)
+        assert f'published split of {" ".join(map(str, published))}: split by fractions' in out
+        assert stems(data / 'val/images') and stems(data / 'testA')
     refused = program.run(*ISIC, *archive, '--split', 1, 6, 5, '--overwrite', True)
     assert_one_line_error(refused, 'only 1 for train, 5 for val, 5 for test')
 
@@ -190,7 +197,26 @@ def test_raw_images_with_dark_corners_are_cropped_with_their_labels(program, tmp
         assert read_pixels(path).min() > 30
     refused = program.run(*ISIC, raw, '--split', 4, 2, 2, '--overwrite', True)
     assert_one_line_error(refused, 'only 1 for train', '3 dark corners', '--keep_artifacts True')
-    program.done(*ISIC, raw, '--split', 4, 2, 2, '--overwrite', True, '--keep_artifacts', True)
+    out = program.done(*ISIC, raw, '--split', 4, 2, 2, '--overwrite', True, '--keep_artifacts',
+                       True)
+    assert '3 still show dark corners' in out
+
+
+def test_folders_with_dark_corners_are_told_of_and_with_the_profile_cropped(program, tmp_path):
+    for number in range(6):
+        lesion = LESION & (number < 3)
+        image = with_vignette(np.where(lesion[..., None], (110, 65, 50), (215, 170, 150)), 100)
+        folder = tmp_path / ('ill' if number < 3 else 'well')
+        folder.mkdir(exist_ok=True)
+        image = np.roll(image, number, 1)  # or they would be equal
+        Image.fromarray(image).save(folder / f'{number}.png')
+    flags = ['--source_format', 'folders', '--source', tmp_path / 'ill', tmp_path / 'well']
+    out = program.done(*flags)
+    assert '6 images have dark corners, as 0.png' in out and '--profile dermoscopy' in out
+    out = program.done(*flags, '--profile', 'dermoscopy', '--overwrite', True)
+    assert '6 cropped to what lies inside their dark corners' in out
+    assert 'have dark corners' not in out and len(description(program.data)['crops']) == 6
+    assert all(read_pixels(path).min() > 30 for path in program.data.glob('*/*.png'))
 
 
 def test_without_plain_skin_there_is_nothing_to_train_on(program, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from dataset import find_cases
 from helpers import assert_one_line_error, draw_images, draw_labels, names, read_pixels
 from nifti_files import store_case
+from preparation import folders as preparation_folders
 from preparation import writer
 from prepared import description, snapshot, stems
 from runtime.lock import locked
@@ -111,7 +112,7 @@ def test_interrupted(program, flags):
     before = snapshot(data)
     resized = [Image.new('RGB', (64, 64))] * 3 + [KeyboardInterrupt]
     with (mock.patch.object(writer, 'cpu_count', return_value=0),
-          mock.patch.object(writer, 'resize_image', side_effect=resized) as resize):
+          mock.patch.object(preparation_folders, 'resize_image', side_effect=resized) as resize):
         assert program.run(*again).returncode == 130
     assert resize.call_count == 4
     rename = Path.rename
@@ -140,13 +141,19 @@ def test_interrupted(program, flags):
     (BRATS + 'empty', ['_flair.nii.gz or _t2f.nii.gz']),
     (FOLDERS + 'ill', ['trainA', 'give two']),
     (FOLDERS + 'ill empty', ['empty', 'holds no images']),
-    (FOLDERS + 'ill well labels empty', ['4 folders']),
+    (FOLDERS + 'ill well labels empty', ['4 folders', 'the order is: disease']),
+    (FOLDERS + 'well ill labels', ['5 of 5 labels belong to images of ill', 'look swapped']),
+    (FOLDERS + 'labels ill well', ['--source labels', 'the order is: disease']),
+    (FOLDERS + 'ill labels', ['--source labels', 'the order is: disease']),
+    (FOLDERS + 'ill well other', ['not one of 1 labels', 'the order is: disease']),
+    (FOLDERS + 'ill tree', ['tree: holds no images', '2 NIfTI volumes: save axial slices']),
     (FOLDERS + 'ill ill', ['--source ill', 'given twice']),
     (FOLDERS + 'ill well empty', ['empty', 'holds no images']),
     (FOLDERS + 'ill/p0.png well', ['p0.png', 'give the folder']),
     (BRATS + 'tree empty', ['empty', 'holds no volumes']),
     (BRATS + 'tree --z_range 12-3', ['--z_range 12-3', '90-120']),
-    (BRATS + 'tree --z_range 90-120', ['--z_range 90-120', 'largest has 0 px', 'another range']),
+    (BRATS + 'tree --z_range 90-120', ['--z_range 90-120: lies above all volumes', '16 slices',
+                                        'another range']),
     (BRATS + 'tree --modality t2', ['_t2.nii.gz', 'there are flair, seg', '--modality']),
     *((f'{TWO} {split}', [split]) for split in ('--split 1 2', '--split a b c', '--split 2 .5 1',
                                                 '--split -1 1 1', '--split 0 0 0')),
@@ -159,6 +166,7 @@ def test_bad_input(program, folders, tmp_path, monkeypatch, line, parts):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
     store_case(tmp_path / 'tree', 'a')
+    draw_labels(tmp_path / 'other', ['x'])
     assert_one_line_error(program.run(*line.split()), *parts)
     assert not program.data.exists() and not any(tmp_path.rglob('.*.part'))
 
@@ -230,9 +238,11 @@ def test_broken_images_are_left_out(program, folders, flags):
     result = program.run(*flags)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     for part in ('p5.png: cannot be read', 'q1.tif: cannot be read',
-                 'p2_segmentation.png: 20×20 px, but',
-                 'p9_segmentation.png: label without an image'):
+                 'p2_segmentation.png: 20×20 px, but'):
         assert part in result.stderr
+    last = result.stdout.splitlines()[-1]
+    assert 'disease images are used' not in last  # 6 of 8: broken normal images do not count
+    assert 'left out: 3 broken, 1 labels without an image' in result.stdout
     assert len(description(program.data)['left_out']) == 4
     assert 'p5' not in stems(program.data / 'trainA')
 
@@ -274,3 +284,18 @@ def test_test_images_with_labels_are_read_as_val_is(program, data_root):
     (data_root / 'trainA').rename(tiny / 'trainA')
     refused = program.run(*FOLDERS.split(), tiny, '--overwrite', True)
     assert_one_line_error(refused, 'trainB would be empty')
+
+
+def test_what_originals_give_away(program, tmp_path):
+    """Another size and shape, which the prepared images show no more, and the same image twice."""
+    ill, well = tmp_path / 'ill', tmp_path / 'well'
+    draw_images(ill, [f'p{i}.png' for i in range(10)], (64, 64))
+    draw_images(well, [f'q{i}.png' for i in range(10)], (64, 48), seed=3)
+    out = program.done(*FOLDERS.split(), ill, well)
+    for look in ('image size', 'width by height'):
+        assert f'{look} alone separates {ill} from {well} (AUC 1.00' in out
+    Image.open(ill / 'p3.png').save(well / 'q3.bmp')
+    (well / 'q3.png').unlink()
+    refused = program.run(*FOLDERS.split(), ill, well, '--overwrite', True)
+    assert refused.returncode == 2 and '1 image is in both folders' in refused.stderr
+    assert f'{ill}/p3.png and {well}/q3.bmp' in refused.stderr
