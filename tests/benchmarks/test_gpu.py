@@ -22,7 +22,7 @@ def test_the_miniature_measures_everything_once(without_gpu, tmp_path, monkeypat
     assert gpu.main([str(tmp_path)]) == 1
     assert 'FAILED: memory over 4 iterations: error ZeroDivisionError' in capsys.readouterr().out
     first = read_json(tmp_path / 'figures.json')['figures']
-    assert len(first) == 37 and sum('error' in figure for figure in first.values()) == 1
+    assert len(first) == 33 and sum('error' in figure for figure in first.values()) == 1
     for name, figure in first.items():
         if 'bf16' not in name and 'losses' in figure:
             assert figure['losses'] == 0 and figure['ok']
