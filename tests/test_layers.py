@@ -10,8 +10,9 @@ from helpers import PROJECT
 
 # Level of each room (a folder) and module; a module may import of its own level and of lower ones.
 LEVELS = {name: level for level, names in enumerate((
-    'utils', 'config runtime', 'dataset image_files networks', 'reporting checkpoint', 'inference',
-    'stages', 'trainer predict preparation', 'workflow', 'main')) for name in names.split()}
+    'utils', 'config runtime', 'dataset image_files networks efficientnet', 'reporting checkpoint',
+    'inference', 'stages', 'trainer predict preparation', 'workflow', 'main'))
+    for name in names.split()}
 
 
 def room_of(module: str) -> str:
