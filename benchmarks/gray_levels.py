@@ -3,7 +3,7 @@ are H×W×3 uint8."""
 import cv2
 import numpy as np
 
-from inference.refinement import REFERENCE_SIZE, clean, erode
+from inference.refinement import REFERENCE_SIZE, clean, erode, scale_of
 
 RIM = 20  # px of a 256 px image inside the outline of the head that are no lesion; chosen on val
 
@@ -21,7 +21,8 @@ def bright_in_the_head(image: np.ndarray) -> np.ndarray:
     """Soft mask H×W: how far a blurred FLAIR slice is above its median, inside the head."""
     blurred = cv2.GaussianBlur(image[..., 0], (0, 0), 3)
     head = clean(blurred > 20, 'large')
-    inside = erode(RIM, np.pad(head, 1))[1:-1, 1:-1]
+    padded = np.pad(head, 1)
+    inside = erode(padded.astype(np.uint8), RIM * scale_of(padded))[1:-1, 1:-1] > 0
     if inside.sum() < 100:
         return np.zeros(blurred.shape)
     levels = blurred[inside].astype(float)

@@ -1,9 +1,12 @@
 """Dense conditional random field over one image: pixels of similar color share a label. Arrays
 in, arrays out: soft masks are H×W float in [0, 1], images H×W×3 uint8."""
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 class PermutohedralLattice:
@@ -14,6 +17,7 @@ class PermutohedralLattice:
 
     def __init__(self, features: np.ndarray) -> None:
         """`features` n×d, in units of the Gaussian's standard deviation."""
+        from scipy import sparse  # here, since most rules need no CRF
         points, dims = features.shape
         # onto the plane Σ x = 0 in d + 1 dimensions, so that the blur has variance 1
         axes = np.arange(1, dims + 1)
@@ -61,8 +65,9 @@ class PermutohedralLattice:
         self.factor = np.float32(1 / (1 + 2.0 ** -dims))
 
     @staticmethod
-    def _blur(codes: np.ndarray, axis: int, dims: int, strides: np.ndarray) -> sparse.csr_matrix:
+    def _blur(codes: np.ndarray, axis: int, dims: int, strides: np.ndarray) -> 'sparse.csr_matrix':
         """½ v(p − s) + v(p) + ½ v(p + s), s the lattice's step along an axis."""
+        from scipy import sparse
         step = np.full(dims + 1, -1)
         step[axis] = dims
         offset = step[:dims] @ strides

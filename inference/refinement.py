@@ -3,10 +3,10 @@ Arrays in, arrays out: segmentations H×W bool, images uint8 H×W×3 RGB or H×W
 segmentation. All lengths are px of a 256 px image and scale with the segmentation.
 Source: ours; every default was chosen on val (docs/ablations.md)."""
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 REFERENCE_SIZE = 256  # px, the images that lengths here belong to
 CORE = 12  # px
@@ -35,10 +35,10 @@ def clean(segmentation: np.ndarray, keep_components: str) -> np.ndarray:
     a lesion mostly is photographed in the middle: the one with the largest Σ exp(−d²/2σ²) over its
     pixels, d from the center of the image, σ a quarter of its side. Size and place both count, so
     a spot in the very center does not win over the lesion around it."""
-    # scipy's opening would erode lesions at the border; OpenCV's continues the image there
+    # OpenCV continues the image beyond the border
     opened = cv2.morphologyEx(segmentation.astype(np.uint8), cv2.MORPH_OPEN, SQUARE)
-    filled = ndimage.binary_fill_holes(opened)
-    count, labels = cv2.connectedComponents(filled.astype(np.uint8))
+    filled = fill_holes(opened)
+    count, labels = cv2.connectedComponents(filled.view(np.uint8))
     if keep_components == 'all' or count <= 2:
         return filled
     if keep_components == 'large':
@@ -62,22 +62,28 @@ def snap_to_color_edges(segmentation: np.ndarray, image: np.ndarray, reach: floa
     if not segmentation.any():
         return segmentation
     scale = scale_of(segmentation)
-    colors = blurred_lab(image, scale).astype(np.float32)
-    near = cv2.dilate(segmentation.astype(np.uint8), disc(reach * scale)) > 0
-    inner = erode(core, segmentation)
+    # the part that can change, and around it what is blurred into it
+    box = bounding_box(segmentation, math.ceil((reach + 4 * BLUR) * scale) + 3)
+    colors = blurred_lab(image[box], scale)
+    as_float = colors.astype(np.float32)
+    lesion = segmentation[box].astype(np.uint8)
+    near, inner = dilate(lesion, reach * scale), erode(lesion, core * scale)
     for _ in range(MAX_ROUNDS):
-        surroundings = near & ~segmentation
-        if not surroundings.any() or not segmentation.any():
+        surroundings = near & ~lesion
+        if not surroundings.any() or not lesion.any():
             break
-        to_lesion, to_surroundings = (np.square(colors - np.median(colors[part], 0)).sum(2)
-                                      for part in (segmentation, surroundings))
-        nearer = (to_lesion < to_surroundings) | (to_lesion == to_surroundings) & segmentation
-        moved = near & nearer | inner
-        moved = cv2.morphologyEx(moved.astype(np.uint8), cv2.MORPH_OPEN, SQUARE) > 0
-        if (moved == segmentation).all():
+        # 4·(|c − a|² − |c − b|²) of a color c and medians a and b is linear in c; all numbers are
+        # whole and below 2²⁴, exact in float32
+        a, b = (twice_the_median(colors, part) for part in (lesion, surroundings))
+        difference = cv2.transform(as_float, np.float32([[*(4 * (b - a)), a @ a - b @ b]]))
+        moved = near & ((difference < 0) | (difference == 0) & (lesion > 0)) | inner
+        moved = cv2.morphologyEx(moved, cv2.MORPH_OPEN, SQUARE)
+        if (moved == lesion).all():
             break
-        segmentation = moved
-    return segmentation
+        lesion = moved
+    snapped = np.zeros(segmentation.shape, bool)
+    snapped[box] = lesion > 0
+    return snapped
 
 
 def grabcut(segmentation: np.ndarray, image: np.ndarray, reach: float = 50,
@@ -89,9 +95,10 @@ def grabcut(segmentation: np.ndarray, image: np.ndarray, reach: float = 50,
         return segmentation
     scale = scale_of(segmentation)
     marks = np.full(segmentation.shape, cv2.GC_BGD, np.uint8)
-    marks[cv2.dilate(segmentation.astype(np.uint8), disc(reach * scale)) > 0] = cv2.GC_PR_BGD
+    lesion = segmentation.astype(np.uint8)
+    marks[dilate(lesion, reach * scale) > 0] = cv2.GC_PR_BGD
     marks[segmentation] = cv2.GC_PR_FGD
-    marks[erode(core, segmentation)] = cv2.GC_FGD
+    marks[erode(lesion, core * scale) > 0] = cv2.GC_FGD
     cv2.setRNGSeed(0)  # the mixtures begin with a random clustering
     try:
         cv2.grabCut(blurred_lab(image, scale), marks, None, np.zeros((1, 65)), np.zeros((1, 65)),
@@ -104,20 +111,74 @@ def grabcut(segmentation: np.ndarray, image: np.ndarray, reach: float = 50,
 def smooth_and_dilate(segmentation: np.ndarray, margin: float) -> np.ndarray:
     """The segmentation as an expert draws around it: bays narrower than twice CLOSING_RADIUS
     closed, holes filled, smoothed (Gaussian of σ SMOOTHING), and dilated by `margin` px."""
+    if not segmentation.any():
+        return segmentation
     scale = scale_of(segmentation)
-    border = 2 * math.ceil(CLOSING_RADIUS * scale)
-    # as if the image continued beyond its border
-    padded = cv2.copyMakeBorder(segmentation.astype(np.uint8), *[border] * 4, cv2.BORDER_REPLICATE)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc(CLOSING_RADIUS * scale))
-    filled = ndimage.binary_fill_holes(closed).astype(np.float32)
-    smooth = cv2.GaussianBlur(filled, (0, 0), SMOOTHING * scale) > 0.5
-    dilated = cv2.dilate(smooth.astype(np.uint8), disc(margin * scale))
-    return dilated[border:-border, border:-border] > 0
+    box = bounding_box(segmentation, math.ceil(margin * scale) + 2)
+    # as if the image continued beyond its border, as far as that matters within it
+    border = math.ceil((CLOSING_RADIUS + 4 * SMOOTHING + margin) * scale) + 3
+    padded = cv2.copyMakeBorder(segmentation[box].astype(np.uint8), *[border] * 4,
+                                cv2.BORDER_REPLICATE)
+    closed = erode(dilate(padded, CLOSING_RADIUS * scale), CLOSING_RADIUS * scale)
+    smooth = cv2.GaussianBlur(fill_holes(closed).astype(np.float32), (0, 0), SMOOTHING * scale)
+    dilated = dilate((smooth > 0.5).astype(np.uint8), margin * scale)
+    drawn = np.zeros(segmentation.shape, bool)
+    drawn[box] = dilated[border:-border, border:-border] > 0
+    return drawn
 
 
-def erode(depth: float, segmentation: np.ndarray) -> np.ndarray:
-    """The pixels that lie deeper than `depth` px in a segmentation."""
-    return cv2.erode(segmentation.astype(np.uint8), disc(depth * scale_of(segmentation))) > 0
+def fill_holes(segmentation: np.ndarray) -> np.ndarray:
+    """A segmentation H×W uint8, as bool, with the background that no path of pixels side by side
+    joins to the border."""
+    padded = cv2.copyMakeBorder(segmentation, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    cv2.floodFill(padded, None, (0, 0), 2, flags=4)
+    return padded[1:-1, 1:-1] != 2
+
+
+def bounding_box(segmentation: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a segmentation that is not empty, and `margin` px around it."""
+    places = (np.flatnonzero(segmentation.any(axis)) for axis in (1, 0))
+    return tuple(slice(max(0, found[0] - margin), found[-1] + 1 + margin) for found in places)
+
+
+def twice_the_median(colors: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Of each channel of colors H×W×3 uint8 where `part` H×W uint8 is not 0: the sum of the two
+    values in the middle, 3 integers."""
+    sums = []
+    for channel in range(3):
+        counts = cv2.calcHist([colors], [channel], part, [256], (0, 256)).ravel()
+        up_to = np.cumsum(counts, dtype=np.int64)
+        middle = (up_to[-1] - 1) // 2, up_to[-1] // 2
+        sums.append(np.searchsorted(up_to, middle, 'right').sum())
+    return np.array(sums)
+
+
+def dilate(segmentation: np.ndarray, radius: float) -> np.ndarray:
+    """A segmentation H×W uint8 of 0 and 1 with all that is within a disc around its pixels."""
+    return by_rows_of_disc(segmentation, radius, cv2.dilate, np.maximum)
+
+
+def erode(segmentation: np.ndarray, radius: float) -> np.ndarray:
+    """The pixels of a segmentation H×W uint8 of 0 and 1 around which a disc is in it, too; beyond
+    its border everything is."""
+    return by_rows_of_disc(segmentation, radius, cv2.erode, np.minimum)
+
+
+def by_rows_of_disc(segmentation: np.ndarray, radius: float,
+                    along_rows: Callable[[np.ndarray, np.ndarray], np.ndarray],
+                    combine: np.ufunc) -> np.ndarray:
+    """What OpenCV computes with `disc`, one row of the disc after the other: with a rectangle its
+    time does not grow with the size."""
+    widths = disc(radius).sum(1).tolist()
+    in_rows = {width: along_rows(segmentation, np.ones((1, width), np.uint8))
+               for width in set(widths)}
+    height, half = len(segmentation), len(widths) // 2
+    result = in_rows[widths[half]].copy()
+    for shift in range(1, min(half + 1, height)):
+        other = in_rows[widths[half + shift]]
+        combine(result[:-shift], other[shift:], out=result[:-shift])
+        combine(result[shift:], other[:-shift], out=result[shift:])
+    return result
 
 
 def disc(radius: float) -> np.ndarray:

@@ -10,21 +10,22 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import nibabel
+import cv2
 import numpy as np
-from nibabel import affines, imageglobals, orientations
-from nibabel.spatialimages import HeaderDataError
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 from inference.metrics import surface
 from runtime.files import find_files
 from utils import UserError, printable
 
-imageglobals.logger.setLevel(logging.CRITICAL)  # it prints what it repairs, without the file's name
+if TYPE_CHECKING:
+    import nibabel  # which the functions import that need it: images do not
+
+logging.getLogger('nibabel.global').setLevel(logging.CRITICAL)  # it prints what it repairs,
+# without the file's name
 
 SUFFIXES = ('.nii', '.nii.gz')
 PERCENTILES = (0.5, 99.5)  # ours: of the head's voxels; they become black and white
@@ -89,7 +90,7 @@ class Volume:
     """A volume in canonical orientation: its axes point to the right, to the front, upwards."""
 
     path: Path
-    header: nibabel.Nifti1Header  # as in the file, but without transforms that are none
+    header: 'nibabel.Nifti1Header'  # as in the file, but without transforms that are none
     values: np.ndarray  # X×Y×Z float32, NaN where the file has no finite value
     affine: np.ndarray  # 4×4: voxels to mm
     infinite: int  # voxels of the file
@@ -102,6 +103,7 @@ class Volume:
     @property
     def spacing(self) -> np.ndarray:
         """mm from voxel to voxel along X, Y and Z."""
+        from nibabel import affines
         return affines.voxel_sizes(self.affine)
 
     @property
@@ -169,7 +171,7 @@ class Volume:
     @cached_property
     def box(self) -> tuple[slice, slice]:
         """The square around the head, in voxels of X and Y; it may reach beyond the volume."""
-        parts, _ = ndimage.label(self.head.any(2))
+        _, parts = cv2.connectedComponents(self.head.any(2).astype(np.uint8), connectivity=4)
         areas = np.bincount(parts.ravel())[1:]
         footprint = np.isin(parts, 1 + np.flatnonzero(areas >= STRAY * areas.max(initial=0)))
         if not areas.size:
@@ -216,6 +218,7 @@ class Volume:
 
     def write(self, values: np.ndarray, path: Path) -> None:
         """Write canonical values, X×Y×Z of any type, with the file's axes, affine and header."""
+        from nibabel import orientations
         header = self.header.copy()
         file_axes = orientations.io_orientation(header.get_best_affine())
         to_file = orientations.ornt_transform(orientations.axcodes2ornt('RAS'), file_axes)
@@ -224,16 +227,20 @@ class Volume:
         header.set_data_dtype(values.dtype)
         header.set_slope_inter(1, 0)
         header['cal_min'], header['cal_max'] = 0, 1
-        kind = next(kind for kind in KINDS if kind.header_class is type(header))
+        kind = next(kind for kind in kinds() if kind.header_class is type(header))
         kind(oriented, None, header).to_filename(path)
 
 
-KINDS = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+def kinds() -> tuple[type, ...]:
+    """The classes of images that are read."""
+    import nibabel
+    return nibabel.Nifti1Image, nibabel.Nifti2Image
 
 
 def read(path: Path) -> Volume:
     """A NIfTI file (1 or 2, gzipped or not, whatever its name says) of three dimensions; raises
     UserError."""
+    from nibabel import orientations
     try:
         with open(path, 'rb') as file:
             gzipped = file.read(2) == b'\x1f\x8b'
@@ -253,20 +260,21 @@ def read(path: Path) -> Volume:
                         'it') from error
 
 
-def read_header(file: BinaryIO) -> nibabel.Nifti1Header:
+def read_header(file: BinaryIO) -> 'nibabel.Nifti1Header':
     """The header of a volume that can be read; raises ValueError for others."""
-    start = file.read(nibabel.Nifti2Header.sizeof_hdr)
-    kinds = [kind.header_class for kind in KINDS if kind.header_class.may_contain_header(start)]
-    if not kinds:
+    headers = [kind.header_class for kind in kinds()]
+    start = file.read(max(header.sizeof_hdr for header in headers))
+    headers = [header for header in headers if header.may_contain_header(start)]
+    if not headers:
         raise ValueError('no NIfTI header')
     # without its extensions, which are not for masks
-    header = kinds[0](start[:kinds[0].sizeof_hdr], check=False)
+    header = headers[0](start[:headers[0].sizeof_hdr], check=False)
     if not np.isfinite(offset := float(header['vox_offset'])) or offset < 0:
         raise ValueError(f'its header says that its voxels begin at byte {offset:g}')
     if not np.isfinite(header['scl_inter']) and np.isfinite(header['scl_slope']):
         header['scl_inter'] = 0
     spacing = np.abs(header['pixdim'][1:4])
-    header = kinds[0](header.binaryblock, header.endianness)  # which repairs, among others, a
+    header = headers[0](header.binaryblock, header.endianness)  # which repairs, among others, a
     header['pixdim'][1:4] = spacing  # spacing of 0, of which only `affine_of` can tell
     if header['magic'] != header.single_magic:
         raise ValueError('its voxels are in an .img file; save both as one .nii file')
@@ -283,9 +291,10 @@ def read_header(file: BinaryIO) -> nibabel.Nifti1Header:
     return header
 
 
-def affine_of(header: nibabel.Nifti1Header) -> np.ndarray:
+def affine_of(header: 'nibabel.Nifti1Header') -> np.ndarray:
     """4×4 from voxels to mm: of the sform, else the qform, else the spacing alone. Codes of
     transforms that are none become 0, so that whoever reads a mask takes the same one."""
+    from nibabel.spatialimages import HeaderDataError
     for name in ('sform', 'qform'):
         try:
             affine = getattr(header, f'get_{name}')()
@@ -300,6 +309,7 @@ def affine_of(header: nibabel.Nifti1Header) -> np.ndarray:
 
 def is_affine(affine: np.ndarray) -> bool:
     """Whether all is finite, and the three axes span space."""
+    from nibabel import affines
     if not np.isfinite(affine).all():
         return False
     lengths = affines.voxel_sizes(affine)
@@ -308,6 +318,7 @@ def is_affine(affine: np.ndarray) -> bool:
 
 def check_spacing(affine: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raises ValueError where a slice's image would be absurdly large, or have no area."""
+    from nibabel import affines, orientations
     spacing = affines.voxel_sizes(affine)
     text = '×'.join(f'{mm:.4g}' for mm in spacing)
     if not all(SPACINGS[0] < mm < SPACINGS[1] for mm in spacing):
@@ -319,7 +330,7 @@ def check_spacing(affine: np.ndarray, shape: tuple[int, ...]) -> None:
         raise ValueError(f'a spacing of {text} mm, whose slices as square images are too large')
 
 
-def read_values(file: BinaryIO, header: nibabel.Nifti1Header) -> tuple[np.ndarray, int]:
+def read_values(file: BinaryIO, header: 'nibabel.Nifti1Header') -> tuple[np.ndarray, int]:
     """X×Y×Z float32 in the file's order, NaN where they are not finite, and how many of them are
     infinite; those beyond float32 are scaled to at most 1. Read in chunks, so that memory is
     bounded whatever their type."""
@@ -395,6 +406,7 @@ def order_of_memory(array: np.ndarray) -> np.ndarray:
 def in_axes_of(volume: Volume, label: Volume) -> np.ndarray:
     """A label's values on the voxels of its volume, X×Y×Z; raises UserError where their grids are
     not the same, whatever order and direction of axes their files have."""
+    from nibabel import affines, orientations
     to_volume = np.linalg.inv(volume.affine) @ label.affine
     axes = orientations.io_orientation(to_volume)
     values = orientations.apply_orientation(label.values, axes)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import median_filter
 
 from runtime.files import TEXT, atomic_write
 
@@ -39,6 +38,7 @@ def draw(folder: Path) -> Path | None:
     """Draw losses.csv, val.csv and score.csv of a folder as its curves.png; returns that, or None
     where there is nothing to draw. A loss that is not 0 throughout has a panel with its median."""
     from matplotlib.figure import Figure  # takes a second; not pyplot, which keeps all figures
+    from scipy.ndimage import median_filter
 
     losses = read(folder / 'losses.csv')
     val = {name: values for name, values in read(folder / 'val.csv').items()

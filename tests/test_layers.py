@@ -10,7 +10,7 @@ from helpers import PROJECT
 
 # Level of each room (a folder) and module; a module may import of its own level and of lower ones.
 LEVELS = {name: level for level, names in enumerate((
-    'utils', 'presets', 'config runtime', 'dataset image_files networks shortcuts',
+    'utils', 'presets', 'config runtime', 'dataset image_files networks efficientnet shortcuts',
     'reporting checkpoint', 'inference', 'stages', 'trainer predict evaluate preparation',
     'workflow', 'main'))
     for name in names.split()}

@@ -1,8 +1,11 @@
 """Outlines of lesions: cleaned, snapped to color edges, cut by GrabCut, smoothed and dilated."""
+import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from helpers import disc
+from inference import refinement
 from inference.metrics import jaccard
 from inference.postprocess import segment, to_bytes
 from inference.refinement import clean, grabcut, refine, smooth_and_dilate, snap_to_color_edges
@@ -29,6 +32,75 @@ def test_cleaning():
     # a speck at the center does not win over the lesion
     lesion, speck = disc(shape, (42, 42), 22), disc(shape, (66, 66), 3)
     assert jaccard(clean(lesion | speck, 'central'), lesion) > 0.98
+
+
+def segmentations() -> list[np.ndarray]:
+    """Blobs with holes of several sizes of image, some at its border; a full and a tiny one."""
+    shapes = ((96, 96), (200, 256), (70, 31), (300, 260), (5, 40))
+    noise = [np.random.default_rng(number).normal(size=shape)
+             for number, shape in enumerate(shapes)]
+    blobs = [cv2.GaussianBlur(values, (0, 0), max(shape) / 18) > 0
+             for values, shape in zip(noise, shapes, strict=True)]
+    parts = [blob & disc(blob.shape, (blob.shape[0] / 2, blob.shape[1] / 3), max(blob.shape) / 4)
+             for blob in blobs]
+    return [*blobs, *parts, np.ones((40, 30), bool), np.ones((1, 1), bool)]
+
+
+def test_morphology_row_by_row_is_that_of_the_whole_disc():
+    for segmentation in segmentations():
+        part = segmentation.astype(np.uint8)
+        filled = ndimage.binary_fill_holes(np.pad(segmentation, 1))[1:-1, 1:-1]
+        assert (refinement.fill_holes(part) == filled).all()
+        for radius in (1, 2, 4.4, 12, 40):
+            element = refinement.disc(radius)
+            assert (refinement.dilate(part, radius) == cv2.dilate(part, element)).all()
+            assert (refinement.erode(part, radius) == cv2.erode(part, element)).all()
+
+
+def snapped_plainly(segmentation: np.ndarray, image: np.ndarray, reach: float = 12,
+                    core: float = 12) -> np.ndarray:
+    """`snap_to_color_edges` of the whole image, as its docstring says it."""
+    scale = refinement.scale_of(segmentation)
+    colors = refinement.blurred_lab(image, scale).astype(np.float32)
+    near, inner = (operation(segmentation.astype(np.uint8), refinement.disc(px * scale)) > 0
+                   for operation, px in ((cv2.dilate, reach), (cv2.erode, core)))
+    for _ in range(refinement.MAX_ROUNDS):
+        parts = segmentation, near & ~segmentation
+        if not all(part.any() for part in parts):
+            break
+        to_lesion, to_surroundings = (np.square(colors - np.median(colors[part], 0)).sum(2)
+                                      for part in parts)
+        nearer = (to_lesion < to_surroundings) | (to_lesion == to_surroundings) & segmentation
+        moved = cv2.morphologyEx((near & nearer | inner).astype(np.uint8), cv2.MORPH_OPEN,
+                                 np.ones((3, 3), np.uint8)) > 0
+        if (moved == segmentation).all():
+            break
+        segmentation = moved
+    return segmentation
+
+
+def drawn_plainly(segmentation: np.ndarray, margin: float) -> np.ndarray:
+    """`smooth_and_dilate` of the whole image, far beyond its border."""
+    scale = refinement.scale_of(segmentation)
+    border = 3 * int(np.ceil(40 * scale))
+    padded = np.pad(segmentation.astype(np.uint8), border, 'edge')
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, refinement.disc(40 * scale))
+    filled = ndimage.binary_fill_holes(closed).astype(np.float32)
+    smooth = (cv2.GaussianBlur(filled, (0, 0), 4 * scale) > 0.5).astype(np.uint8)
+    dilated = cv2.dilate(smooth, refinement.disc(margin * scale))
+    return dilated[border:-border, border:-border] > 0
+
+
+def test_the_part_around_a_lesion_decides_as_the_whole_image_does():
+    for number, segmentation in enumerate(segmentations()):
+        rng = np.random.default_rng(number)
+        colors = cv2.GaussianBlur(rng.normal(size=(*segmentation.shape, 3)), (0, 0), 7) * 700
+        image = np.where(segmentation[..., None], 110, 140) + colors + rng.integers(-9, 9)
+        image = image.clip(0, 255).astype(np.uint8)
+        for reach, core in ((12, 12), (4, 30)):
+            assert (snap_to_color_edges(segmentation, image, reach, core)
+                    == snapped_plainly(segmentation, image, reach, core)).all()
+        assert (smooth_and_dilate(segmentation, 2) == drawn_plainly(segmentation, 2)).all()
 
 
 def test_an_outline_moves_to_where_colors_change():

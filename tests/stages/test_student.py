@@ -11,6 +11,7 @@ from torch import Tensor
 
 import networks
 from config import DEFAULT_ENCODER, Config
+from efficientnet import EfficientNetLite0
 from helpers import TINY, same, squares
 from inference.metrics import jaccard
 from stages import student
@@ -40,6 +41,20 @@ def test_the_network_keeps_the_size(ch, size, img_ch):
     output = network.predict_mask(torch.rand(2, img_ch, *size) * 2 - 1)
     assert output.mask.shape == (2, 1, *size) and output.heatmap is None
     assert 0 <= output.mask.min() <= output.mask.max() <= 1
+
+
+@pytest.mark.parametrize('img_ch', [1, 3])
+def test_the_default_encoder_is_that_of_timm(img_ch):
+    """Names, random weights and, for sides of any length, features, to the bit."""
+    torch.manual_seed(0)
+    reference = timm.create_model(DEFAULT_ENCODER, in_chans=img_ch, features_only=True)
+    torch.manual_seed(0)
+    own = EfficientNetLite0(img_ch)
+    assert same(dict(own.state_dict()), dict(reference.state_dict()))
+    assert list(own.channels) == reference.feature_info.channels()
+    for size in ((64, 48), (37, 51)):
+        image = torch.rand(2, img_ch, *size) * 2 - 1
+        assert same(own.eval()(image), reference.eval()(image))
 
 
 @pytest.mark.parametrize('img_ch', [1, 3])
