@@ -3,8 +3,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.ndimage import find_objects
-from scipy.spatial import KDTree
 
 
 class Confusion(NamedTuple):
@@ -91,6 +89,7 @@ def surface_distances(one: np.ndarray, other: np.ndarray) -> tuple[float | None,
     if not (len(one) and len(other)):
         return None, None
     # trees of these two kinds are built faster, and grids of points need no balance
+    from scipy.spatial import KDTree  # here: prediction needs no scipy
     trees = [KDTree(points, compact_nodes=False, balanced_tree=False) for points in (one, other)]
     there, back = trees[1].query(one)[0], trees[0].query(other)[0]
     return (float(max(np.percentile(there, 95), np.percentile(back, 95))),
@@ -100,6 +99,7 @@ def surface_distances(one: np.ndarray, other: np.ndarray) -> tuple[float | None,
 def surface_points(*masks: np.ndarray) -> list[np.ndarray]:
     """Indices N×axes of the surface of each of several masks of one shape, counted from a corner of
     the box around all of them."""
+    from scipy.ndimage import find_objects
     box = find_objects(np.any(masks, 0).astype(np.uint8))
     return [np.argwhere(surface(mask[box[0]] if box else mask)) for mask in masks]
 

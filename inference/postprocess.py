@@ -10,7 +10,6 @@ from threading import Thread
 import cv2
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from config import Config
 from inference import refinement
@@ -44,6 +43,7 @@ def slices_with_lesion(highest: np.ndarray, threshold: float) -> np.ndarray:
     slices). Lesions reach over slices and are surest in their middle; what marks eyes or veins in
     a single slice is less sure. A threshold of 0 takes all."""
     above = highest >= threshold
+    from scipy import ndimage  # here, since images need none
     rows, _ = ndimage.label(above)
     sure = above & (highest >= (threshold + highest.max(initial=0)) / 2)
     return above & np.isin(rows, rows[sure]) if threshold else above
