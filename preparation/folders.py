@@ -20,6 +20,7 @@ from preparation.writer import (
     resize_image,
     resize_label,
 )
+from presets import PROFILE_OF
 from utils import UserError
 
 SOME = 10  # images of a folder that are looked at: whether they are labels
@@ -85,7 +86,9 @@ class Reader:
 
     def __init__(self, writer: DatasetWriter, crops: bool = True) -> None:
         self.writer, self.size = writer, writer.config.size
-        self.is_dermoscopy = crops and writer.config.profile == 'dermoscopy'
+        config = writer.config
+        profile = config.profile or PROFILE_OF.get(config.dataset)
+        self.is_dermoscopy = crops and profile == 'dermoscopy'
         self.looks: dict[str, dict[Path, shortcuts.Appearance]] = {'A': {}, 'B': {}}
         self.crops: dict[Path, vignette.Crop] = {}
         self.dark: list[Path] = []

@@ -158,7 +158,8 @@ class DatasetWriter:
         config = self.config
         counts = ', '.join(f'{self.counts[name]} {name}' for name in FOLDERS if self.counts[name])
         flags = f' --dataset {config.dataset}'
-        if config.source_format == 'isic' and PROFILE_OF.get(config.dataset) != 'dermoscopy':
+        is_dermoscopy = config.source_format == 'isic' or config.profile == 'dermoscopy'
+        if is_dermoscopy and PROFILE_OF.get(config.dataset) != 'dermoscopy':
             flags += ' --profile dermoscopy'
         if Path(config.data_root) != Path(OPTIONS['data_root'].default):
             flags += f' --data_root {config.data_root}'

@@ -215,8 +215,10 @@ def test_folders_with_dark_corners_are_told_of_and_with_the_profile_cropped(prog
     assert '6 images have dark corners, as 0.png' in out and '--profile dermoscopy' in out
     out = program.done(*flags, '--profile', 'dermoscopy', '--overwrite', True)
     assert '6 cropped to what lies inside their dark corners' in out
+    assert 'next: python main.py --phase train --dataset Made --profile dermoscopy' in out
     assert 'have dark corners' not in out and len(description(program.data)['crops']) == 6
     assert all(read_pixels(path).min() > 30 for path in program.data.glob('*/*.png'))
+    assert '6 cropped' in program.done(*flags, '--dataset', 'ISIC')  # of this profile
 
 
 def test_without_plain_skin_there_is_nothing_to_train_on(program, tmp_path):
