@@ -49,12 +49,22 @@ GENERATIONS = ('first', 'second')
 TIME_TO_SAVE = 20  # s, of a training that is stopped when time is up
 
 
+# mode -> mode of speed.py, precision of float32, options of Bench.step
+MODES = {'published, fp32': ('published', 'ieee', {}), 'published, tf32': ('published', 'tf32', {}),
+         'fp32': ('ours', 'ieee', {}), 'tf32': ('ours', 'tf32', {}),
+         'tf32, channels last': ('ours', 'tf32', {'channels_last': True}),
+         'bf16': ('ours, amp', 'tf32', {}),
+         'tf32, compiled': ('ours, compiled', 'tf32', {}),
+         'bf16, compiled': ('ours, amp, compiled', 'tf32', {})}
+
+
 class Size(NamedTuple):
     """How large everything is."""
 
     ch: dict[str, int]  # by generation
     networks: dict[str, Any]  # further options of label transfer
     batches: tuple[int, ...]
+    modes: tuple[str, ...]
     rounds: int  # of timing
     matrix: int  # px, side
     iterations: int  # over which memory is watched
@@ -65,20 +75,15 @@ class Size(NamedTuple):
 
 
 SMALL = {'ch': 4, 'img_size': 32}
-FULL = Size({'first': 62, 'second': 54}, {'img_size': 256}, (2, 8), 7, 8192, 500, 40, 155,
+FULL = Size({'first': 62, 'second': 54}, {'img_size': 256}, (2, 8), tuple(MODES), 7, 8192, 500, 40, 155,
             ('ISIC', 'LGG'),
             {'stage 0': {'stage': 0}, 'stage 2': {'stage': 2},
              'stage 1': {'stage': 1, 'recipe': 'published', 'ch': 62, 'img_size': 256}})
-MINIATURE = Size({'first': 4, 'second': 4}, {'img_size': 32, 'n_res': 1, 'n_dis': 4}, (1,), 1, 64,
-                 4, 4, 2, ('phantom', 'phantom'), {'stage 0': {'stage': 0, **SMALL}})
+MINIATURE = Size({'first': 4, 'second': 4},
+                 {'img_size': 32, 'n_res': 1, 'n_dis': 4, 'encoder': 'none'}, (1,),
+                 ('published, tf32', 'tf32, channels last', 'bf16, compiled'), 1, 64, 4, 4, 2,
+                 ('phantom', 'phantom'), {'stage 0': {'stage': 0, **SMALL}})
 
-# mode -> mode of speed.py, precision of float32, options of Bench.step
-MODES = {'published, fp32': ('published', 'ieee', {}), 'published, tf32': ('published', 'tf32', {}),
-         'fp32': ('ours', 'ieee', {}), 'tf32': ('ours', 'tf32', {}),
-         'tf32, channels last': ('ours', 'tf32', {'channels_last': True}),
-         'bf16': ('ours, amp', 'tf32', {}),
-         'tf32, compiled': ('ours, compiled', 'tf32', {}),
-         'bf16, compiled': ('ours, amp, compiled', 'tf32', {})}
 RIVAL, AIM = 'published, tf32', 0.25  # of its time for a step with bf16; torch's default is TF32
 # largest difference allowed: outputs and losses relative to the largest value, gradients of a
 # network in relative norm
@@ -444,7 +449,7 @@ def figures(bench: GPUBench, record: Record) -> Iterator[tuple[str, Callable[[],
                     bench.agreement_of_mode, generation, EXACT, compile=True)
         for generation in GENERATIONS:
             for batch in bench.size.batches:
-                for mode in (mode for mode in MODES if ('compiled' in mode) == compiled):
+                for mode in (one for one in bench.size.modes if ('compiled' in one) == compiled):
                     yield step_name(generation, batch, mode), functools.partial(
                         bench.timed_step, generation, batch, mode,
                         record.figures['matrix products, TFLOP/s'])

@@ -8,12 +8,14 @@ import torch
 import accuracy
 import gpu
 from helpers import read_json
+from preparation import phantom
 
 
 @pytest.fixture
 def without_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr('reporting.training_log.curves', SimpleNamespace(draw=lambda folder: 0))
+    monkeypatch.setattr(phantom, 'SUBSETS', [one._replace(count=4) for one in phantom.SUBSETS])
 
 
 def test_the_miniature_measures_everything_once(without_gpu, tmp_path, monkeypatch, capsys):
@@ -22,19 +24,19 @@ def test_the_miniature_measures_everything_once(without_gpu, tmp_path, monkeypat
     assert gpu.main([str(tmp_path)]) == 1
     assert 'FAILED: memory over 4 iterations: error ZeroDivisionError' in capsys.readouterr().out
     first = read_json(tmp_path / 'figures.json')['figures']
-    assert len(first) == 33 and sum('error' in figure for figure in first.values()) == 1
+    assert len(first) == 23 and sum('error' in figure for figure in first.values()) == 1
     for name, figure in first.items():
         if 'bf16' not in name and 'losses' in figure:
             assert figure['losses'] == 0 and figure['ok']
     # the same command repeats what failed, and nothing else
     monkeypatch.setattr(gpu.GPUBench, 'memory_over_time', failing)
     for name in ('agreement', 'resume', 'predict', 'timed_step'):
-        monkeypatch.setattr(gpu.GPUBench, name, None)
+        monkeypatch.setattr(gpu.GPUBench, name, lambda *_: pytest.fail('measured twice'))
     assert gpu.main([str(tmp_path)]) == 0
     second = read_json(tmp_path / 'figures.json')['figures']
     assert second.keys() == first.keys()
     assert second['predict against the CPU'] == first['predict against the CPU']
-    assert '| first, batch 1, bf16 |' in capsys.readouterr().out
+    assert '| first, batch 1, bf16, compiled |' in capsys.readouterr().out
 
 
 def test_when_time_is_up_what_is_known_is_kept(without_gpu, tmp_path, monkeypatch, capsys):
