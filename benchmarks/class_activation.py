@@ -50,14 +50,13 @@ class PretrainedClassifier(nn.Module):
         super().__init__()
         self.encoder = PretrainedEncoder(config)
         self.output = nn.Linear(self.encoder.channels[-1], 1)
-        self.strides = self.encoder.network.feature_info.reduction()
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images B×img_ch×H×W in [-1, 1] to logits of disease, B, and the encoder's features
         B×C×h×w at STRIDES."""
         features = self.encoder(image)
-        chosen = [feature for feature, stride in zip(features, self.strides, strict=True)
-                  if stride in STRIDES]
+        chosen = [feature for feature in features
+                  if round(image.shape[-1] / feature.shape[-1]) in STRIDES]
         return self.output(features[-1].mean((2, 3)))[:, 0], chosen
 
 

@@ -150,6 +150,7 @@ def set_precision(kind: str) -> None:
     """How a GPU multiplies float32: `ieee`, or `tf32`, with 11 bits."""
     torch.backends.cuda.matmul.fp32_precision = kind
     torch.backends.cudnn.conv.fp32_precision = kind
+    torch.backends.cudnn.rnn.fp32_precision = kind  # torch looks at both at once
 
 
 def step_values(config: Config, device: torch.device, channels_last: bool = False) -> Values:

@@ -200,4 +200,4 @@ def test_bad_requests_of_teachers_and_stages(all_stages):
     for stage in (0, 1, 2):
         shutil.rmtree(student.results / f'model{stage}')
     assert_one_line_error(student.run('--phase', 'train', '--stage', 2, *TINY_FLAGS[-6:]),
-                          'needed as teacher', 'model1/best.pt', '--teacher')
+                          'needed as teacher', 'model*/best.pt', '--teacher')
