@@ -75,8 +75,8 @@ class Size(NamedTuple):
 
 
 SMALL = {'ch': 4, 'img_size': 32}
-FULL = Size({'first': 62, 'second': 54}, {'img_size': 256}, (2, 8), tuple(MODES), 7, 8192, 500, 40, 155,
-            ('ISIC', 'LGG'),
+FULL = Size({'first': 62, 'second': 54}, {'img_size': 256}, (2, 8), tuple(MODES), 7, 8192, 500,
+            40, 155, ('ISIC', 'LGG'),
             {'stage 0': {'stage': 0}, 'stage 2': {'stage': 2},
              'stage 1': {'stage': 1, 'recipe': 'published', 'ch': 62, 'img_size': 256}})
 MINIATURE = Size({'first': 4, 'second': 4},
@@ -148,9 +148,10 @@ def text(figure: Figure) -> str:
 
 def set_precision(kind: str) -> None:
     """How a GPU multiplies float32: `ieee`, or `tf32`, with 11 bits."""
-    torch.backends.cuda.matmul.fp32_precision = kind
-    torch.backends.cudnn.conv.fp32_precision = kind
-    torch.backends.cudnn.rnn.fp32_precision = kind  # torch looks at both at once
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.fp32_precision = kind
+        torch.backends.cudnn.conv.fp32_precision = kind
+        torch.backends.cudnn.rnn.fp32_precision = kind  # torch looks at both at once
 
 
 def step_values(config: Config, device: torch.device, channels_last: bool = False) -> Values:
@@ -289,7 +290,8 @@ class GPUBench(Bench):
                 checkpoints.best_of_run(checkpoints.MODEL_FOLDER, name), device)
                 for name in self.size.weights)
             prediction, = of_image.predict_each([image])
-            found.append((*prediction, *predict_volume(of_volume, nifti.read(path))))
+            of_all = prediction, predict_volume(of_volume, nifti.read(path))
+            found.append([part for one in of_all for part in (one.segmentation, one.probability)])
         figure = {}
         for name, places in (('image', (0, 1)), ('volume', (2, 3))):
             (mask, soft), (mask_of_cpu, soft_of_cpu) = ([part[place] for place in places]
