@@ -64,7 +64,8 @@ class Size(NamedTuple):
     ch: dict[str, int]  # by generation
     networks: dict[str, Any]  # further options of label transfer
     batches: tuple[int, ...]
-    modes: tuple[str, ...]
+    timed: tuple[str, ...]  # generations
+    modes: tuple[str, ...]  # of timed steps
     rounds: int  # of timing
     matrix: int  # px, side
     iterations: int  # over which memory is watched
@@ -75,14 +76,14 @@ class Size(NamedTuple):
 
 
 SMALL = {'ch': 4, 'img_size': 32}
-FULL = Size({'first': 62, 'second': 54}, {'img_size': 256}, (2, 8), tuple(MODES), 7, 8192, 500,
-            40, 155, ('ISIC', 'LGG'),
+FULL = Size({'first': 62, 'second': 54}, {'img_size': 256}, (2, 8), GENERATIONS, tuple(MODES), 7,
+            8192, 500, 40, 155, ('ISIC', 'LGG'),
             {'stage 0': {'stage': 0}, 'stage 2': {'stage': 2},
              'stage 1': {'stage': 1, 'recipe': 'published', 'ch': 62, 'img_size': 256}})
 MINIATURE = Size({'first': 4, 'second': 4},
-                 {'img_size': 32, 'n_res': 1, 'n_dis': 4, 'encoder': 'none'}, (1,),
-                 ('published, tf32', 'tf32, channels last', 'bf16, compiled'), 1, 64, 4, 4, 2,
-                 ('phantom', 'phantom'), {'stage 0': {'stage': 0, **SMALL}})
+                 {'img_size': 32, 'n_res': 1, 'n_dis': 4, 'encoder': 'none'}, (1,), ('first',),
+                 ('tf32, channels last', 'bf16, compiled'), 1, 64, 4, 4, 2, ('phantom', 'phantom'),
+                 {'stage 0': {'stage': 0, **SMALL}})
 
 RIVAL, AIM = 'published, tf32', 0.25  # of its time for a step with bf16; torch's default is TF32
 # largest difference allowed: outputs and losses relative to the largest value, gradients of a
@@ -450,7 +451,7 @@ def figures(bench: GPUBench, record: Record) -> Iterator[tuple[str, Callable[[],
             for generation in GENERATIONS:
                 yield f'{generation} generation, compiled against not', functools.partial(
                     bench.agreement_of_mode, generation, EXACT, compile=True)
-        for generation in GENERATIONS:
+        for generation in bench.size.timed:
             for batch in bench.size.batches:
                 for mode in (one for one in bench.size.modes if ('compiled' in one) == compiled):
                     yield step_name(generation, batch, mode), functools.partial(
@@ -485,7 +486,7 @@ def accuracy_figures(output: Path, data_root: Path,
 def summary(bench: GPUBench, record: Record) -> str:
     """Times of a step as a table, relative to the published procedure on the same card."""
     lines = ['| step | s | ratio | share of matrix rate | GB |', '|---|---|---|---|---|']
-    for generation in GENERATIONS:
+    for generation in bench.size.timed:
         for batch in bench.size.batches:
             rival = record.figures.get(step_name(generation, batch, RIVAL), {}).get('median_s')
             for mode in MODES:

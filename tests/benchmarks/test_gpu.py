@@ -24,7 +24,7 @@ def test_the_miniature_measures_everything_once(without_gpu, tmp_path, monkeypat
     assert gpu.main([str(tmp_path)]) == 1
     assert 'FAILED: memory over 4 iterations: error ZeroDivisionError' in capsys.readouterr().out
     first = read_json(tmp_path / 'figures.json')['figures']
-    assert len(first) == 23 and sum('error' in figure for figure in first.values()) == 1
+    assert len(first) == 19 and sum('error' in figure for figure in first.values()) == 1
     for name, figure in first.items():
         if 'bf16' not in name and 'losses' in figure:
             assert figure['losses'] == 0 and figure['ok']
@@ -51,6 +51,16 @@ def test_when_time_is_up_what_is_known_is_kept(without_gpu, tmp_path, monkeypatc
     machine = read_json(tmp_path / 'figures.json')['machine'] | {'device': 'other'}
     with pytest.raises(SystemExit, match='another machine'):
         gpu.Record(tmp_path, machine)
+
+
+def test_the_summary_compares_with_the_published_step():
+    taken = {'share of matrix rate': 0.5, 'peak_GB': 3.0}
+    steps = {gpu.RIVAL: {'median_s': 2.0, **taken}, 'bf16': {'median_s': 0.5, **taken},
+             'fp32': {'error': 'OutOfMemoryError'}}
+    known = {gpu.step_name('second', 8, mode): figure for mode, figure in steps.items()}
+    table = gpu.summary(SimpleNamespace(size=gpu.FULL), SimpleNamespace(figures=known))
+    assert '| second, batch 8, bf16 | 0.5000 | 0.25 | 50 % | 3.0 |' in table
+    assert table.count('second, batch 8') == 2
 
 
 def test_a_difference_is_a_failure_of_its_kind():
