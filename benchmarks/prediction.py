@@ -1,12 +1,11 @@
 """Speed of prediction: of the program, of its exported network and of other networks; and what an
 exported network of 8-bit integers costs in accuracy.
 
-    python benchmarks/inference.py OUT.json
-    python benchmarks/inference.py OUT.json --dataset ISIC --data_root DIR --images 1000
+    python benchmarks/prediction.py OUT.json
+    python benchmarks/prediction.py OUT.json --dataset ISIC --data_root DIR --images 1000
 
 Needs the weights in model/ and the test images of the data set; by default the built-in one. All
 masks are made without flips (--tta none). On the CPU."""
-import argparse
 import itertools
 import json
 import statistics
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 import torchvision
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from PIL import Image
 
 from common import PROJECT, parser_of
 
@@ -42,7 +42,7 @@ Images = list[np.ndarray]  # H×W×3 uint8
 MaskMaker = Callable[[Images], Images]  # to soft masks H×W float32, or to anything of that effort
 
 
-class Images8Bit(CalibrationDataReader):
+class CalibrationImages(CalibrationDataReader):
     """Images one by one, as the quantization wants them."""
 
     def __init__(self, predictor: Predictor, images: Images) -> None:
@@ -54,7 +54,7 @@ class Images8Bit(CalibrationDataReader):
 
 def to_network(predictor: Predictor, image: np.ndarray) -> np.ndarray:
     """1×3×H×W float32 in [-1, 1] of the network's size."""
-    return predictor._stack([dataset.Image.fromarray(image)], 3).numpy()
+    return predictor._stack([Image.fromarray(image)], 3).numpy()
 
 
 def onnx_files(predictor: Predictor, images: Images, folder: Path) -> dict[str, Path]:
@@ -65,7 +65,7 @@ def onnx_files(predictor: Predictor, images: Images, folder: Path) -> dict[str, 
     export.write(network, paths['float32'], ['image'], False)
     quant_pre_process(paths['float32'], prepared, skip_symbolic_shape=True)
     quantize_dynamic(prepared, paths['dynamic int8'])
-    quantize_static(prepared, paths['static int8'], Images8Bit(predictor, images),
+    quantize_static(prepared, paths['static int8'], CalibrationImages(predictor, images),
                     per_channel=True)
     return paths
 
@@ -105,7 +105,7 @@ def published_generator() -> MaskMaker:
 
     @torch.inference_mode()
     def masks(images: Images) -> Images:
-        return [network(dataset.to_tensor(dataset.resize(dataset.Image.fromarray(image),
+        return [network(dataset.to_tensor(dataset.resize(Image.fromarray(image),
                                                          config.size))[None])['mask'][0, 0].numpy()
                 for image in images[:MOST_OF_PUBLISHED]]
     return masks
@@ -176,7 +176,8 @@ def main() -> None:
         ours = {'soft masks': predictor.probabilities}
         ours |= {f'ONNX {kind}': onnx_masks(path, predictor) for kind, path in files.items()}
         report(JA={name: accuracy(masks, cases, predictor) for name, masks in ours.items()})
-        makers = {'predict': predictor.predict, **ours, 'ResNet-18 CAM': class_activation(predictor),
+        makers = {'predict': predictor.predict, **ours,
+                  'ResNet-18 CAM': class_activation(predictor),
                   'published generator': published_generator()}
         report(**{'one image: s': seconds(makers, images[:1], arguments.rounds)})
         many = list(itertools.islice(itertools.cycle(images), arguments.images))
