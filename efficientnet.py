@@ -1,10 +1,12 @@
 """EfficientNet-Lite0 (Tan and Le 2019), the default encoder of students. Architecture and names of
 layers are those of timm's tf_efficientnet_lite0, so that its weights load. Built here, because
 importing timm takes as long as importing torch, and most commands need nothing else of it."""
+import itertools
 import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 STAGES = (  # blocks, kernel, stride of the first block, expansion, channels
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
@@ -46,6 +48,15 @@ class EfficientNetLite0(nn.Module):
             if index in FEATURES:
                 features.append(x)
         return features
+
+    def fold_normalization(self) -> None:
+        """Make each batch normalization part of the convolution before it: the same features in
+        evaluation mode, in a tenth less time. The layers then have other weights and names."""
+        for module in list(self.modules()):
+            for (conv_name, conv), (name, layer) in itertools.pairwise(module.named_children()):
+                if isinstance(layer, nn.BatchNorm2d):
+                    setattr(module, conv_name, fuse_conv_bn_eval(conv, layer))
+                    setattr(module, name, nn.Identity())
 
 
 class SameConv(nn.Conv2d):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import checkpoint as checkpoints
 import dataset
 from config import ARCHITECTURE, MASK_NETWORK, Config, resolve
+from efficientnet import EfficientNetLite0
 from image_files import open_image, shown_size
 from inference.postprocess import clear_background, resize_map, to_bytes
 from networks import make_ready
@@ -66,7 +67,10 @@ def mask_network(checkpoint: checkpoints.Checkpoint, config: Config, device: tor
                  name: str = '') -> nn.Module:
     """The network of a checkpoint that makes masks (or the one of that name), ready to run."""
     name = name or MASK_NETWORK[config.method]
-    network = checkpoints.take_network(checkpoint, config, name)
+    network = checkpoints.take_network(checkpoint, config, name).eval()
+    for module in network.modules():
+        if isinstance(module, EfficientNetLite0):
+            module.fold_normalization()
     return make_ready(nn.ModuleDict({name: network}), config, device).eval()[name]
 
 

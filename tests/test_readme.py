@@ -23,9 +23,9 @@ TEXTS = {str(path.relative_to(PROJECT)): path.read_text('utf-8')
 ARCHITECTURE = TEXTS['docs/architecture.md']
 MODULES = [path for folder in ('', 'inference', 'preparation', 'reporting', 'runtime', 'stages')
            for path in (PROJECT / folder).glob('*.py') if path.name != '__init__.py']
-# of torchrun, tensorboard and argparse, and a placeholder
+# of torchrun, tensorboard, pip and argparse, and a placeholder
 FOREIGN_FLAGS = {'nproc_per_node', 'nnodes', 'rdzv_backend', 'rdzv_endpoint', 'signals-to-handle',
-                 'logdir', 'help', 'name'}
+                 'logdir', 'help', 'name', 'index-url'}
 # pages that also name flags of the scripts in benchmarks/
 MEASUREMENTS = ('docs/results.md', 'docs/ablations.md', 'docs/performance.md', 'docs/robustness.md')
 BENCHMARK_FLAGS = {flag for path in (PROJECT / 'benchmarks').glob('*.py')

@@ -36,7 +36,7 @@ def test_cleaning():
 
 def segmentations() -> list[np.ndarray]:
     """Blobs with holes of several sizes of image, some at its border; a full and a tiny one."""
-    shapes = ((96, 96), (200, 256), (70, 31), (300, 260), (5, 40))
+    shapes = (96, 96), (100, 128), (70, 31), (270, 200), (5, 40)
     noise = [np.random.default_rng(number).normal(size=shape)
              for number, shape in enumerate(shapes)]
     blobs = [cv2.GaussianBlur(values, (0, 0), max(shape) / 18) > 0

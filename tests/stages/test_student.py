@@ -55,6 +55,15 @@ def test_the_default_encoder_is_that_of_timm(img_ch):
     for size in ((64, 48), (37, 51)):
         image = torch.rand(2, img_ch, *size) * 2 - 1
         assert same(own.eval()(image), reference.eval()(image))
+    for module in own.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    before = own(image)
+    own.fold_normalization()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in own.modules())
+    for feature, other in zip(own(image), before, strict=True):
+        assert torch.allclose(feature, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize('img_ch', [1, 3])
