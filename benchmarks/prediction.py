@@ -135,7 +135,7 @@ def accuracy(masks: MaskMaker, cases: list[dataset.Case], predictor: Predictor) 
     config: Config = predictor.config
     scores = []
     for case in filter(lambda case: case.label, cases):
-        image = np.asarray(dataset.read_image(case.path))
+        image = np.asarray(dataset.read_image(case.image))
         mask = to_bytes(masks([image])[0])
         segmentation = to_segmentation(mask, predictor.rule, image, predictor.exponent, config)
         scores.append(jaccard(segmentation, dataset.read_label(case.label)))
@@ -157,7 +157,7 @@ def main() -> None:
     predictor = Predictor(next((PROJECT / 'model').glob(f'{arguments.dataset}_params_*.pt')),
                           'cpu', tta='none')
     cases = dataset.find_cases(data, 'test')
-    images = [np.asarray(dataset.read_image(case.path)) for case in cases]
+    images = [np.asarray(dataset.read_image(case.image)) for case in cases]
     results = {'threads': torch.get_num_threads(), 'size': predictor.config.size,
                'rule': predictor.rule}
 
